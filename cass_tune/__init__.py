@@ -1,0 +1,1 @@
+"""Hyperparameter and ablation studies of self-supervised pretraining for medical images."""

@@ -1,0 +1,68 @@
+"""The published training augmentation (cass_protocol: CASS.ipynb, version 5), drawn from a given generator.
+
+Resize; with probability 0.3 colour jitter (brightness, contrast, saturation 0.2) and, half of the times, a perspective
+of distortion 0.2; with probability 0.3 colour jitter and a rotation of up to 10 degrees; vertical and horizontal flips
+with probability 0.3. The operations are torchvision's on PIL images, with torchvision's default interpolations.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+APPLY_PROBABILITY = 0.3
+JITTER = 0.2
+DISTORTION = 0.2
+PERSPECTIVE_PROBABILITY = 0.5  # torchvision's default inside RandomPerspective
+DEGREES = 10.0
+
+
+def augment(image: np.ndarray, rng: Generator) -> np.ndarray:
+    """Return one random view.
+
+    Args:
+        image: uint8, shape (height, width, 3).
+        rng: source of every draw.
+
+    Returns:
+        uint8, same shape.
+    """
+    view = Image.fromarray(image)
+    if rng.random() < APPLY_PROBABILITY:
+        view = _jitter(view, rng)
+        if rng.random() < PERSPECTIVE_PROBABILITY:
+            view = _perspective(view, rng)
+    if rng.random() < APPLY_PROBABILITY:
+        view = _jitter(view, rng)
+        view = F.affine(view, rng.uniform(-DEGREES, DEGREES), [0, 0], 1.0, [0.0, 0.0], InterpolationMode.NEAREST, [0.0])
+    if rng.random() < APPLY_PROBABILITY:
+        view = view.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if rng.random() < APPLY_PROBABILITY:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(view)
+
+
+def _jitter(image: Image.Image, rng: Generator) -> Image.Image:
+    operations = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation)
+    for number in rng.permutation(3):
+        image = operations[number](image, rng.uniform(1 - JITTER, 1 + JITTER))
+    return image
+
+
+def _perspective(image: Image.Image, rng: Generator) -> Image.Image:
+    """Move each corner inwards by up to DISTORTION times half of a side."""
+    width, height = image.size
+    across, down = int(DISTORTION * (width // 2)) + 1, int(DISTORTION * (height // 2)) + 1
+    corners = [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]]
+    moved = []
+    for x, y in corners:
+        dx, dy = int(rng.integers(0, across)), int(rng.integers(0, down))
+        moved.append([x - dx if x else dx, y - dy if y else dy])
+    return F.perspective(image, corners, moved, InterpolationMode.BILINEAR, [0.0])

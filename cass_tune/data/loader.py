@@ -1,0 +1,132 @@
+"""Batches of an epoch: order and augmentation are functions of (seed, stream, epoch, image)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from cass_tune.data.augmentation import augment
+from cass_tune.data.pixels import Pixels
+from cass_tune.randomness import generator
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some images.
+
+    Args:
+        images: uint8, shape (batch, 3, height, width).
+        labels: int64, shape (batch,): positions in the listing's classes.
+        positions: int64, shape (batch,): positions in the listing's items.
+    """
+
+    images: Tensor
+    labels: Tensor
+    positions: Tensor
+
+
+def normalise(images: Tensor, device: torch.device) -> Tensor:
+    """Bring uint8 images to a device as float32 with ImageNet mean and standard deviation (both arms, D23)."""
+    scaled = images.to(device, non_blocking=True).float().div_(255)
+    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    return scaled.sub_(mean).div_(std)
+
+
+class _Views(Dataset[tuple[Tensor, int, int]]):
+    """Images keyed by (epoch, position); epoch -1 means: without augmentation."""
+
+    def __init__(self, pixels: Pixels, seed: int, stream: str) -> None:
+        self._pixels = pixels
+        self._seed = seed
+        self._stream = stream
+        labels = {label: number for number, label in enumerate(pixels.listing.classes)}
+        self._labels = [labels[item.label] for item in pixels.listing.items]
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
+        epoch, position = key
+        image = self._pixels[position]
+        if epoch >= 0:
+            image = augment(image, generator(self._seed, f"{self._stream}/augmentation", epoch, position))
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), self._labels[position], position
+
+
+class _Order:
+    """A batch sampler whose batches are set anew for each epoch, so that worker processes are started once."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[int, int]]] = []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class Batches:
+    """Loads batches of one data set for one stream of randomness.
+
+    Args:
+        pixels: the resized images.
+        seed: the trial's seed.
+        stream: names the draws, for example ``"pretrain"`` or ``"finetune/cnn"``.
+        workers: loader processes; 0 loads in this process. The numbers are the same for any.
+    """
+
+    def __init__(self, pixels: Pixels, *, seed: int, stream: str, workers: int = 0) -> None:
+        self._seed = seed
+        self._stream = stream
+        self._order = _Order()
+        self._loader = DataLoader(
+            _Views(pixels, seed, stream),
+            batch_sampler=self._order,  # type: ignore[arg-type]
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # keeps torch's global generator untouched
+        )
+
+    def training(self, positions: Sequence[int], batch_size: int, epoch: int, *, drop_last: bool) -> Iterator[Batch]:
+        """Yield augmented batches of one epoch in random order; see `batch_bounds` for the last one."""
+        order = generator(self._seed, f"{self._stream}/order", epoch).permutation(len(positions))
+        shuffled = [(epoch, positions[i]) for i in order]
+        bounds = batch_bounds(len(positions), batch_size, drop_last=drop_last)
+        return self._load([shuffled[start:end] for start, end in bounds])
+
+    def evaluation(self, positions: Sequence[int]) -> Iterator[Batch]:
+        """Yield all images once, in order, without augmentation."""
+        keys = [(-1, position) for position in positions]
+        return self._load([keys[i : i + EVALUATION_BATCH] for i in range(0, len(keys), EVALUATION_BATCH)])
+
+    def _load(self, batches: list[list[tuple[int, int]]]) -> Iterator[Batch]:
+        self._order.batches = batches
+        for images, labels, positions in self._loader:
+            yield Batch(images=images, labels=labels, positions=positions)
+
+
+def batch_bounds(count: int, batch_size: int, *, drop_last: bool) -> list[tuple[int, int]]:
+    """Return start and end of each batch.
+
+    Args:
+        count: images.
+        batch_size: images per batch, at most ``count`` are used.
+        drop_last: leave a partial last batch out (pretraining); otherwise keep it, merged into the one before when it
+            holds a single image, which batch normalisation cannot use (finetuning).
+    """
+    size = min(batch_size, count)
+    bounds = [(start, min(start + size, count)) for start in range(0, count, size)]
+    if bounds[-1][1] - bounds[-1][0] < size and drop_last:
+        return bounds[:-1]
+    if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] == 1:
+        return [*bounds[:-2], (bounds[-2][0], count)]
+    return bounds

@@ -1,0 +1,28 @@
+"""Errors that a user can act on; the command line shows their text alone and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(Exception):
+    """Wrong input: the rule, the value it got, what is allowed, what to do next.
+
+    Args:
+        problems: every mistake found, one text each, so that all are shown at once.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class Collapsed(Exception):
+    """A pretraining whose outputs became constant, under ``--on-collapse stop``."""
+
+
+def did_you_mean(word: str, known: Iterable[str], limit: int = 3) -> str:
+    """Return a hint such as ``" Did you mean 'resnet50'?"``, or an empty text when nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=limit, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

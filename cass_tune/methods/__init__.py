@@ -1,0 +1,25 @@
+"""Pretraining methods, by the name that ``pretrain.method`` gives; ``none`` has no steps and is not here."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from cass_tune.methods.cass import Cass
+
+
+class Method(Protocol):
+    """What a training step of a method computes; all state that it keeps lies in buffers of the arms."""
+
+    def loss(self, arms: nn.ModuleDict, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss to minimise and each arm's outputs, shape (batch, embedding_dim), of one batch.
+
+        Args:
+            arms: the two networks, by name.
+            images: normalised float32, shape (batch, 3, height, width).
+        """
+        ...
+
+
+METHODS: dict[str, Method] = {"cass": Cass()}

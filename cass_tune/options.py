@@ -1,0 +1,300 @@
+"""The options of a study's command line, from the arguments and from ``cass_tune.toml``; all mistakes at once.
+
+tyro reads the arguments and writes the help; the texts are then brought to each field's type here, so that every
+unknown option, wrong type and broken rule is reported together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+import types
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from cass_tune.config import SECTIONS
+from cass_tune.errors import UsageError, did_you_mean
+from cass_tune.presets import PRESETS
+
+CONFIG_FILE = "cass_tune.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a study is run: everything on the command line that is not a field of the trial."""
+
+    dry_run: bool = False
+    """List the trials and what is finished; run nothing."""
+    preset: Literal["demo", "paper"] | None = None
+    """Networks, image size, epochs and seeds: `demo` (small, minutes on a laptop) or `paper` (the default with data)."""
+    recipe: Literal["as_described"] = "as_described"
+    """`as_described`: the published method, the mistakes of its code mended."""
+    seeds: tuple[int, ...] | None = None
+    """Replicas, for example 0 1 2."""
+    only: tuple[str, ...] = ()
+    """Run and show these cells alone, for example pretrain.batch-size=8,16 data.label-fraction=0.1."""
+    results: str = "results"
+    """Folder of all results."""
+    local: bool = False
+    """Run in this process, one trial after the other, without Ray (a debugger works)."""
+    address: str | None = None
+    """Ray cluster to run on: auto or HOST:PORT; by default Ray is started on this machine."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of every trial; auto takes a GPU where there is one."""
+    gpus_per_trial: float | Literal["auto"] = "auto"
+    """GPUs of one trial: a fraction of at most 1, or a whole number; auto is 1 on cuda and 0 on cpu."""
+    cpus_per_trial: int = 1
+    """CPUs that Ray sets aside for one trial."""
+    threads: int = 1
+    """CPU threads of one operation; recorded, because it changes last digits."""
+    workers: int = 0
+    """Processes per trial that load images; 0 loads in the trial itself. Numbers are the same for any."""
+    redo: Literal["failed", "all", "none"] = "failed"
+    """Which trials that have run before run again; `all` keeps the earlier results beside the new ones."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """What to do when the outputs of a pretraining become constant."""
+    keep_weights: Literal["all", "none"] = "all"
+    """Whether the finetuned networks of each trial are kept."""
+
+    def __post_init__(self) -> None:
+        gpus = self.gpus_per_trial
+        problems = [
+            *(f"--{n.replace('_', '-')} must be at least {least}, but got {getattr(self, n)}." for n, least in _LEAST.items()
+              if getattr(self, n) < least),
+            *_gpu_problems(gpus),
+        ]  # fmt: skip
+        if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
+            problems.append(f"--seeds must differ from one another, but got {' '.join(map(str, self.seeds))}.")
+        if self.seeds is not None and (not self.seeds or min(self.seeds) < 0):
+            problems.append(f"--seeds must be whole numbers of at least 0, but got {self.seeds}.")
+        if self.local and self.address:
+            problems.append("--local runs without Ray and --address names a Ray cluster: give one of them.")
+        if problems:
+            raise UsageError(*problems)
+
+
+_LEAST = {"cpus_per_trial": 1, "threads": 1, "workers": 0}
+
+
+def _gpu_problems(gpus: float | str) -> list[str]:
+    if isinstance(gpus, str) or (math.isfinite(gpus) and (0 <= gpus <= 1 or gpus == int(gpus) >= 0)):
+        return []
+    return [
+        "--gpus-per-trial must be a fraction of at most 1 (0.25: four trials share a GPU) or a whole number, "
+        f"but got {gpus:g}: Ray cannot give a trial one GPU and a part of another."
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What the user said.
+
+    Args:
+        settings: of the run.
+        fields: value by ``"section.field"``; of an axis a tuple.
+        source: where the data were named: ``"the command line"``, ``"cass_tune.toml"`` or None.
+    """
+
+    settings: Settings
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None = None
+
+
+def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[str], folder: Path) -> Given:
+    """Read the options of a study.
+
+    Args:
+        argv: arguments after the program's name.
+        prog: shown in the help.
+        description: shown in the help.
+        axes: ``"section.field"`` of every axis: these take a list.
+        folder: where ``cass_tune.toml`` may lie.
+
+    Raises:
+        UsageError: every unknown option and wrong type, of the arguments and of the file.
+        SystemExit: after ``--help``, or an option without its value.
+    """
+    problems: list[str] = []
+    file_texts = _read_file(folder / CONFIG_FILE, axes, problems)
+    argument_texts = _read_arguments(argv, prog, description, axes, problems)
+    values: dict[str, Any] = {}
+    for source, texts in ((CONFIG_FILE, file_texts), ("the command line", argument_texts)):
+        for path, text in texts.items():
+            _convert_into(values, path, text, axes, problems, source)
+    own = {name: value for name, value in values.items() if "." not in name}
+    try:
+        settings = Settings(**own)
+    except UsageError as error:
+        problems.extend(error.problems)
+        settings = Settings()
+    if problems:
+        raise UsageError(*problems)
+    fields = {path: value for path, value in values.items() if "." in path}
+    named_by = [name for name, texts in (("the command line", argument_texts), (CONFIG_FILE, file_texts)) if "data.name" in texts]
+    return Given(settings=settings, fields=fields, source=named_by[0] if named_by else None)
+
+
+def _hint(path: str, axes: Collection[str]) -> Any:
+    section, _, name = path.rpartition(".")
+    hint = get_type_hints(SECTIONS[section] if section else Settings)[name]
+    return tuple[hint, ...] if path in axes else hint
+
+
+def _known(axes: Collection[str]) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(Settings)]
+    paths = [f"{section}.{f.name}" for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    return {path: _hint(path, axes) for path in (*names, *paths)}
+
+
+def option(path: str) -> str:
+    """Return a field's command-line name, for example ``--pretrain.batch-size``."""
+    return f"--{path.replace('_', '-')}"
+
+
+def _read_file(path: Path, axes: Collection[str], problems: list[str]) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"{path} cannot be read: {error}.")
+        return {}
+    texts: dict[str, Any] = {}
+    for key, value in content.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        for name, item in inner.items():
+            texts[f"{key}.{name}".rstrip(".").replace("-", "_")] = item
+    known = _known(axes)
+    for name in [name for name in texts if name not in known]:
+        problems.append(f"{path.name}: unknown key {name!r}.{did_you_mean(name, known)}")
+        del texts[name]
+    return texts
+
+
+def _read_arguments(
+    argv: Sequence[str], prog: str, description: str, axes: Collection[str], problems: list[str]
+) -> dict[str, Any]:
+    import tyro
+
+    options = _options_class(axes)
+    parsed, unknown = tyro.cli(options, prog=prog, description=description, args=list(argv), return_unknown_args=True)
+    names = [option(path) for path in _known(axes)]
+    for word in unknown:
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            problems.append(f"Unknown option {name}.{did_you_mean(name, [*names, '--data'])} `--help` lists all.")
+    if unknown and not any(word.startswith("--") for word in unknown):
+        problems.append(f"Unexpected words: {' '.join(unknown)}. Options look like --section.field VALUE; see --help.")
+    texts: dict[str, Any] = {}
+    for item in dataclasses.fields(parsed):
+        value = getattr(parsed, item.name)
+        if item.name in SECTIONS:
+            inner = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            short = inner.pop("short", None)
+            if short is not None:
+                inner["name"] = inner["name"] or short
+            texts.update({f"{item.name}.{name}": text for name, text in inner.items() if text is not None})
+        elif value is not None and value is not False:
+            texts[item.name] = value
+    return texts
+
+
+def _options_class(axes: Collection[str]) -> Any:
+    """A dataclass for tyro in which every option is text and may be left out."""
+    sections = [
+        (name, kind, dataclasses.field(default=kind()))
+        for name, kind in ((name, _section_class(name, axes)) for name in SECTIONS)
+    ]
+    settings = [_option_field(Settings, f, f.name, axes) for f in dataclasses.fields(Settings)]
+    return dataclasses.make_dataclass("Options", [*settings, *sections], frozen=True, kw_only=True)
+
+
+def _section_class(section: str, axes: Collection[str]) -> type:
+    kind = SECTIONS[section]
+    items = [_option_field(kind, f, f"{section}.{f.name}", axes) for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    if section == "data":
+        import tyro
+
+        short = tyro.conf.arg(name="", metavar="NAME", help="Short form of --data.name.", help_behavior_hint="")
+        items.insert(0, ("short", Annotated[str | None, short], None))
+    return dataclasses.make_dataclass(f"{kind.__name__}Options", items, frozen=True, kw_only=True)
+
+
+def _option_field(owner: type, item: Any, path: str, axes: Collection[str]) -> tuple[str, Any, Any]:
+    import docstring_parser
+    import tyro
+
+    hint = _hint(path, axes)
+    docs = {p.arg_name: p.description for p in docstring_parser.parse_from_object(owner).params}
+    text = (docs[item.name] or "").replace("\n", " ")
+    if hint is bool:
+        flag = tyro.conf.arg(help=text, help_behavior_hint="")
+        return item.name, Annotated[bool, tyro.conf.FlagCreatePairsOff, flag], False
+    default = "" if item.default in (None, ()) else f"(default: {item.default})"
+    if path in PRESETS["demo"].fields:
+        default = f"(paper: {item.default}, demo: {PRESETS['demo'].fields[path]})"
+    argument = tyro.conf.arg(help=text, metavar=_metavar(hint), help_behavior_hint=default)
+    many = get_origin(_plain(hint)) is tuple
+    return item.name, Annotated[(tuple[str, ...] if many else str) | None, argument], None
+
+
+def _plain(hint: Any) -> Any:
+    """The type without None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        rest = [part for part in get_args(hint) if part is not type(None)]
+        return rest[0] if len(rest) == 1 else hint
+    return hint
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    plain = _plain(hint)
+    return get_args(plain) if get_origin(plain) in (Union, types.UnionType) else (plain,)
+
+
+def _metavar(hint: Any) -> str:
+    plain = _plain(hint)
+    if get_origin(plain) is tuple:
+        inner = _metavar(get_args(plain)[0])
+        return f"{inner} [{inner} ...]"
+    names = {int: "INT", float: "FLOAT", str: "TEXT"}
+    return "|".join("|".join(get_args(a)) if get_origin(a) is Literal else names[a] for a in _alternatives(plain))
+
+
+def _convert_into(
+    values: dict[str, Any], path: str, text: Any, axes: Collection[str], problems: list[str], source: str
+) -> None:
+    hint = _plain(_hint(path, axes))
+    try:
+        if get_origin(hint) is tuple:
+            parts = text if isinstance(text, list | tuple) else (text,)
+            values[path] = tuple(_convert(part, get_args(hint)[0]) for part in parts)
+        elif isinstance(text, list | tuple):
+            raise ValueError
+        else:
+            values[path] = _convert(text, hint)
+    except ValueError:
+        shown = " ".join(map(str, text)) if isinstance(text, list | tuple) else text
+        problems.append(f"{option(path)} takes {_metavar(hint)}, but got {shown!r} ({source}).")
+
+
+def _convert(text: Any, hint: Any) -> Any:
+    for kind in _alternatives(hint):
+        if get_origin(kind) is Literal:
+            if text in get_args(kind):
+                return text
+        elif kind is bool:
+            if isinstance(text, bool):
+                return text
+        elif isinstance(text, bool):
+            continue
+        else:
+            try:
+                return kind(str(text))
+            except ValueError:
+                continue
+    raise ValueError(text)
+
+

@@ -1,0 +1,59 @@
+"""Presets: networks, image size, epochs and seeds; never the data. They only choose values, they are not fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cass_tune.config import SECTIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named choice of values.
+
+    Args:
+        fields: value by ``"section.field"``; what is not named keeps the field's default, which is the paper's.
+        seeds: replicas when none are given.
+        epochs_divisor: a study's own numbers of pretraining epochs are divided by it.
+    """
+
+    fields: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    epochs_divisor: int = 1
+
+    def scale(self, path: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a study's own axis values as this preset runs them."""
+        if path != "pretrain.epochs":
+            return values
+        return tuple(max(1, value // self.epochs_divisor) for value in values)
+
+
+PRESETS = {
+    "demo": Preset(
+        fields={
+            "data.image_size_px": 32,
+            "pretrain.cnn": "test_resnet.r160_in1k",
+            "pretrain.vit": "test_vit.r160_in1k",
+            "pretrain.weights": "random",
+            "pretrain.epochs": 10,
+            "finetune.epochs": 25,
+        },
+        seeds=(0, 1, 2),
+        epochs_divisor=10,
+    ),
+    "paper": Preset(fields={}, seeds=(0,)),
+}
+
+RECIPES: dict[str, Mapping[str, Any]] = {"as_described": {}}
+"""`as_described`: the published method with the code's mistakes mended (the fields' defaults)."""
+
+
+def values_of(preset: str, recipe: str) -> dict[str, dict[str, Any]]:
+    """Return by section the values that a preset and a recipe choose."""
+    chosen: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for path, value in {**RECIPES[recipe], **PRESETS[preset].fields}.items():
+        section, _, name = path.partition(".")
+        chosen[section][name] = value
+    return chosen

@@ -1,0 +1,101 @@
+"""Is the pretraining still telling images apart? Per arm feature std and effective rank, and the arms' agreement.
+
+Measured on the outputs of an epoch's last training batches, without another pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SAMPLES = 512
+COLLAPSED_BELOW = 0.1
+"""Feature std, as a share of its healthy value, below which an arm counts as collapsed."""
+
+
+def feature_std(outputs: Tensor) -> float:
+    """Return the std of L2-normalised outputs over images, mean over dimensions, times sqrt(dimensions).
+
+    About 1 for outputs spread evenly over the sphere, 0 for a constant output (Chen and He 2021, SimSiam, section 4.1).
+
+    Args:
+        outputs: shape (images, embedding_dim), at least two images.
+    """
+    normalised = F.normalize(outputs, dim=1)
+    return float(normalised.std(dim=0).mean()) * math.sqrt(outputs.shape[1])
+
+
+def effective_rank(outputs: Tensor) -> float:
+    """Return exp(entropy) of the singular values' shares (RankMe: Garrido et al. 2023, equation 2), at least 1.
+
+    The outputs are centred first, so that a shared offset does not count as a dimension.
+
+    Args:
+        outputs: shape (images, embedding_dim).
+    """
+    values = torch.linalg.svdvals(outputs - outputs.mean(dim=0))
+    if float(values.sum()) <= 1e-12:
+        return 1.0
+    share = values / values.sum()
+    return float(torch.exp(-(share * torch.log(share + 1e-12)).sum()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """State of both arms after an epoch.
+
+    Args:
+        feature_std: by arm, see `feature_std`.
+        effective_rank: by arm, see `effective_rank`.
+        agreement: mean cosine of the arms' outputs for the same image, between -1 and 1.
+        mismatched_agreement: the same for different images; equal to `agreement` when nothing is told apart.
+    """
+
+    feature_std: Mapping[str, float]
+    effective_rank: Mapping[str, float]
+    agreement: float
+    mismatched_agreement: float
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether an arm's outputs hardly differ between images."""
+        return min(self.feature_std.values()) < COLLAPSED_BELOW
+
+    def row(self) -> dict[str, float]:
+        """Return the columns of an epoch's row."""
+        stds = {f"{arm}_feature_std": value for arm, value in self.feature_std.items()}
+        ranks = {f"{arm}_effective_rank": value for arm, value in self.effective_rank.items()}
+        return {**stds, **ranks, "agreement": self.agreement, "mismatched_agreement": self.mismatched_agreement}
+
+
+class HealthMonitor:
+    """Keeps the last outputs of an epoch and measures them."""
+
+    def __init__(self) -> None:
+        self._outputs: deque[dict[str, Tensor]] = deque()
+
+    def add(self, outputs: Mapping[str, Tensor]) -> None:
+        """Keep a batch's outputs, each of shape (batch, embedding_dim); at most the last SAMPLES images stay."""
+        self._outputs.append({arm: tensor.detach().float() for arm, tensor in outputs.items()})
+        while sum(len(batch["cnn"]) for batch in self._outputs) > SAMPLES and len(self._outputs) > 1:
+            self._outputs.popleft()
+
+    def measure(self) -> Health:
+        """Return the state of the arms over the images kept, and forget them."""
+        kept = {arm: torch.cat([batch[arm] for batch in self._outputs]).cpu() for arm in ("cnn", "vit")}
+        self._outputs.clear()
+        cosines = F.normalize(kept["cnn"], dim=1) @ F.normalize(kept["vit"], dim=1).T
+        count = len(cosines)
+        matched = float(cosines.diagonal().mean())
+        return Health(
+            feature_std={arm: feature_std(outputs) for arm, outputs in kept.items()},
+            effective_rank={arm: effective_rank(outputs) for arm, outputs in kept.items()},
+            agreement=matched,
+            mismatched_agreement=(float(cosines.sum()) - matched * count) / (count * (count - 1)),
+        )

@@ -1,0 +1,41 @@
+"""Test and validation metrics, all from one set of outputs at once: nothing accumulates, so nothing is ever not reset.
+
+The published F1 and recall count every class whose sigmoid exceeds 0.5 (an image may get none or several classes),
+micro-averaged; the others take the class of the highest output.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchmetrics.functional.classification as tm
+from torch import Tensor
+
+
+def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return the metrics of one evaluation as plain numbers.
+
+    Args:
+        logits: float32 on the CPU, shape (images, classes).
+        labels: int64 class positions, shape (images,).
+
+    Returns:
+        micro_f1_at_half, micro_recall_at_half (published), macro_f1, balanced_accuracy (mean recall), accuracy (by the
+        highest output), auroc (one class against the rest, mean), n, and confusion_matrix (rows are true classes).
+    """
+    classes = logits.shape[1]
+    scores = torch.sigmoid(logits)
+    one_hot = F.one_hot(labels, classes)
+    predicted = logits.argmax(dim=1)
+    values = {
+        "micro_f1_at_half": tm.multilabel_f1_score(scores, one_hot, classes, average="micro"),
+        "micro_recall_at_half": tm.multilabel_recall(scores, one_hot, classes, average="micro"),
+        "macro_f1": tm.multiclass_f1_score(predicted, labels, classes, average="macro"),
+        "balanced_accuracy": tm.multiclass_recall(predicted, labels, classes, average="macro"),
+        "accuracy": tm.multiclass_accuracy(predicted, labels, classes, average="micro"),
+        "auroc": tm.multilabel_auroc(scores, one_hot, classes, average="macro"),
+    }
+    matrix = tm.multiclass_confusion_matrix(predicted, labels, classes)
+    return {**{name: float(v) for name, v in values.items()}, "n": len(labels), "confusion_matrix": matrix.tolist()}

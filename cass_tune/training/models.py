@@ -1,0 +1,142 @@
+"""The arms: timm models with given starting weights, and their safetensors files."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from cass_tune.config import Trial
+from cass_tune.data.loader import IMAGENET_MEAN, IMAGENET_STD
+from cass_tune.errors import UsageError, did_you_mean
+from cass_tune.randomness import torch_seed
+from cass_tune.results import whole_file
+from cass_tune.weights import weights_file
+
+logger = logging.getLogger(__name__)
+
+
+def build_arm(trial: Trial, arm: str) -> nn.Module:
+    """Return one arm before pretraining, with an output of `embedding_dim`.
+
+    The body's random weights, where asked for, and a new head are functions of (seed, arm).
+
+    Args:
+        trial: names the model, its starting weights, the image size and the seed.
+        arm: ``cnn`` or ``vit``.
+
+    Raises:
+        UsageError: unknown model, image size that it cannot take, weights that are missing or do not fit.
+    """
+    name, weights = getattr(trial.pretrain, arm), trial.pretrain.weights_of(arm)
+    check_name(name, arm, needs_weights=weights == "timm")
+    arguments = model_arguments(name, trial.data.image_size_px)
+    torch.manual_seed(torch_seed(trial.seed, f"initialisation/{arm}"))
+    try:
+        model = _create(name, weights, arm, arguments)
+    except UsageError:
+        raise
+    except Exception as error:  # timm, the hub's client and torch raise many kinds; none is our user's to decode
+        raise UsageError(_cannot_build(name, weights, arm, trial.data.image_size_px, error)) from error
+    width = trial.pretrain.embedding_dim
+    if model.num_classes != width:
+        logger.info("%s: head of width %s replaced by a new one of width %d", name, model.num_classes, width)
+        replace_head(model, width, torch_seed(trial.seed, f"embedding head/{arm}"))
+    return model
+
+
+def _create(name: str, weights: str, arm: str, arguments: Mapping[str, Any]) -> Any:
+    if weights in ("timm", "random"):
+        return timm.create_model(name, pretrained=weights == "timm", **arguments)
+    state = _read_state(weights_file(weights, arm), arm)
+    classifier = timm.get_pretrained_cfg(name).classifier
+    width = len(state[f"{classifier}.weight"]) if f"{classifier}.weight" in state else 0
+    overlay = {"state_dict": state, "num_classes": width}  # equal widths make timm load strictly: no tensor may be missing
+    return timm.create_model(name, pretrained=True, num_classes=width, pretrained_cfg_overlay=overlay, **arguments)
+
+
+def _read_state(path: Path, arm: str) -> dict[str, Tensor]:
+    """Read a safetensors or torch file (weights only), or the part of one arm where its tensors are named cnn.*, vit.*."""
+    state = load_state_dict(str(path), weights_only=True)
+    own = {key.removeprefix(f"{arm}."): value for key, value in state.items() if key.startswith(f"{arm}.")}
+    return own or state
+
+
+def _cannot_build(name: str, weights: str, arm: str, size_px: int, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[:3]
+    what = f"--pretrain.{arm} {name} with weights {weights} at {size_px} px cannot be made: {' '.join(reason)[:500]}"
+    if weights != "timm":
+        return f"{what} Give weights of this very model (--pretrain.{arm}-weights FILE), or another --data.image-size-px."
+    fetch = f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\""
+    return (
+        f"{what} Pretrained weights are fetched once, where there is a network, by: {fetch} . Without one give files "
+        "(--pretrain.weights FILE_OR_FOLDER), or ask for random weights (--pretrain.weights random)."
+    )
+
+
+def check_name(name: str, arm: str, *, needs_weights: bool) -> None:
+    """Raise a UsageError with suggestions when timm has no such model, or the tag that pretrained weights need is missing."""
+    architecture, _, tag = name.partition(".")
+    tags = timm.list_pretrained(f"{architecture}.*")
+    if not timm.is_model(architecture):
+        hint = did_you_mean(architecture, timm.list_models())
+        raise UsageError(f"--pretrain.{arm} {name!r} is not a timm model.{hint} `timm.list_models()` lists all.")
+    if (tag and name not in tags) or (needs_weights and not tag):
+        raise UsageError(
+            f"--pretrain.{arm} {name!r} must name timm's full tag, because timm's default has changed over time. "
+            f"There are: {', '.join(tags) or 'none (give --pretrain.weights FILE or random)'}."
+        )
+
+
+def model_arguments(name: str, image_size_px: int) -> dict[str, Any]:
+    """Return what `timm.create_model` needs beside the name: transformers of a fixed input size are told the size."""
+    return {"img_size": image_size_px} if timm.get_pretrained_cfg(name).fixed_input_size else {}
+
+
+def replace_head(model: Any, width: int, seed: int) -> None:
+    """Give a timm model a new linear head, its weights a function of the seed.
+
+    Args:
+        model: any timm model.
+        width: outputs of the new head.
+        seed: for torch.
+    """
+    device = next(model.parameters()).device
+    torch.manual_seed(seed)
+    model.reset_classifier(width)
+    model.to(device)
+
+
+def save_arm(model: nn.Module, path: Path, *, name: str, image_size_px: int, classes: Sequence[str] = ()) -> None:
+    """Write an arm as safetensors, whole or not at all.
+
+    The metadata (timm name, its arguments as JSON, classes as JSON, image size, mean, std) are enough to rebuild it:
+    ``timm.create_model(name, checkpoint_path=path, **json.loads(arguments))``.
+
+    Args:
+        model: the arm.
+        path: of the file.
+        name: timm name.
+        image_size_px: height and width of the images.
+        classes: names of the outputs, in order; empty after pretraining.
+    """
+    arguments = {**model_arguments(name, image_size_px), "num_classes": model.num_classes}
+    metadata = {
+        "name": name,
+        "arguments": json.dumps(arguments),
+        "classes": json.dumps(list(classes)),
+        "image_size_px": str(image_size_px),
+        "mean": json.dumps(IMAGENET_MEAN),
+        "std": json.dumps(IMAGENET_STD),
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata)

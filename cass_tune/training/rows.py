@@ -1,0 +1,62 @@
+"""One row per epoch, with one fixed set of columns from the first row of a trial on."""
+
+from __future__ import annotations
+
+import math
+import resource
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+COLUMNS = (
+    "phase",
+    "epoch",
+    "epochs",
+    "loss",
+    "learning_rate",
+    "images_per_second",
+    "seconds",
+    "peak_memory_gib",
+    "cnn_feature_std",
+    "vit_feature_std",
+    "cnn_effective_rank",
+    "vit_effective_rank",
+    "agreement",
+    "mismatched_agreement",
+    "collapsed",
+    "validation_loss",
+    "macro_f1",
+    "micro_f1_at_half",
+    "micro_recall_at_half",
+    "balanced_accuracy",
+    "accuracy",
+    "auroc",
+    "reused",
+)
+"""Columns of every row; a number that a phase does not have is None (NaN for Ray)."""
+
+PHASES = ("pretrain", "finetune_cnn", "finetune_vit")
+
+
+def epoch_row(**values: Any) -> dict[str, Any]:
+    """Return a row with every column; what is not given, or not finite, is None."""
+    unknown = set(values) - set(COLUMNS)
+    if unknown:
+        raise KeyError(f"not a column: {sorted(unknown)}")
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    for name, value in values.items():
+        row[name] = None if isinstance(value, float) and not math.isfinite(value) else value
+    return row
+
+
+def for_ray(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row with NaN in place of None, as Ray Tune's loggers want it."""
+    return {name: math.nan if value is None else value for name, value in row.items()}
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Return the most memory used so far: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
