@@ -54,7 +54,7 @@ class Section:
 
     def _fraction(self, name: str, below_one: bool = False) -> str:
         value = getattr(self, name)
-        fine = isinstance(value, float) and 0 < value and (value < 1 if below_one else value <= 1)
+        fine = isinstance(value, float) and value > 0 and (value < 1 if below_one else value <= 1)
         allowed = "above 0 and below 1" if below_one else "above 0 and at most 1 (0.1 is 10 %)"
         return "" if fine else f"{flag(type(self), name)} must be {allowed}, but got {value}."
 
@@ -184,13 +184,14 @@ class Finetune(Section):
 
     def rules(self) -> list[str]:
         gamma = self.focal_gamma
+        gamma_fits = math.isfinite(gamma) and gamma >= 0
         return [
             self._at_least("epochs", 1),
             self._at_least("batch_size", 2),
             self._positive("learning_rate"),
             self._positive("min_learning_rate"),
             self._at_least("schedule_t_max_steps", 1),
-            "" if math.isfinite(gamma) and gamma >= 0 else f"--finetune.focal-gamma must be at least 0, but got {gamma}.",
+            "" if gamma_fits else f"--finetune.focal-gamma must be at least 0, but got {gamma}.",
             self._one_of("class_weights", ("balanced", "none")),
             self._one_of("select_by", ("micro_f1_at_half", "macro_f1")),
         ]

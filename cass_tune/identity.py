@@ -23,6 +23,7 @@ ID_DIGITS = 12
 
 _STAGE_DATA = ("image_size_px", "pretrain_fraction", "validation_fraction", "test_fraction", "split_seed")
 _CONTROL_PRETRAIN = ("method", *ARMS)
+_PRETRAIN_DATA = ("pretrain_fraction",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,8 @@ def _hashed_fields(section: Section) -> dict[str, Any]:
 def _data_fields(trial: Trial, inputs: Inputs) -> dict[str, Any]:
     values = _hashed_fields(trial.data)
     del values["name"]  # the fingerprint stands for the images, whatever they are called
+    if trial.pretrain.method == "none":
+        values = {name: value for name, value in values.items() if name not in _PRETRAIN_DATA}
     return {**values, "fingerprint": inputs.data}
 
 
@@ -69,8 +72,10 @@ def _pretrain_fields(trial: Trial, inputs: Inputs) -> dict[str, Any]:
 
 def matters(trial: Trial, path: str) -> bool:
     """Return whether the field at ``"section.field"`` can change this trial's numbers (a control has no batch size)."""
+    if trial.pretrain.method != "none":
+        return True
     section, _, name = path.rpartition(".")
-    return not (section == "pretrain" and trial.pretrain.method == "none" and name not in _CONTROL_PRETRAIN)
+    return name in _CONTROL_PRETRAIN if section == "pretrain" else name not in _PRETRAIN_DATA
 
 
 def digest(payload: dict[str, Any]) -> str:

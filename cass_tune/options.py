@@ -29,7 +29,7 @@ class Settings:
     dry_run: bool = False
     """List the trials and what is finished; run nothing."""
     preset: Literal["demo", "paper"] | None = None
-    """Networks, image size, epochs and seeds: `demo` (small, minutes on a laptop) or `paper` (the default with data)."""
+    """Networks, image size, epochs and seeds: `demo` (small, for a laptop) or `paper` (the default with data)."""
     recipe: Literal["as_described"] = "as_described"
     """`as_described`: the published method, the mistakes of its code mended."""
     seeds: tuple[int, ...] | None = None
@@ -60,12 +60,12 @@ class Settings:
     """Whether the finetuned networks of each trial are kept."""
 
     def __post_init__(self) -> None:
-        gpus = self.gpus_per_trial
         problems = [
-            *(f"--{n.replace('_', '-')} must be at least {least}, but got {getattr(self, n)}." for n, least in _LEAST.items()
-              if getattr(self, n) < least),
-            *_gpu_problems(gpus),
-        ]  # fmt: skip
+            f"{option(name)} must be at least {least}, but got {getattr(self, name)}."
+            for name, least in _LEAST.items()
+            if getattr(self, name) < least
+        ]
+        problems += _gpu_problems(self.gpus_per_trial)
         if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
             problems.append(f"--seeds must differ from one another, but got {' '.join(map(str, self.seeds))}.")
         if self.seeds is not None and (not self.seeds or min(self.seeds) < 0):
@@ -133,7 +133,8 @@ def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[
     if problems:
         raise UsageError(*problems)
     fields = {path: value for path, value in values.items() if "." in path}
-    named_by = [name for name, texts in (("the command line", argument_texts), (CONFIG_FILE, file_texts)) if "data.name" in texts]
+    sources = {"the command line": argument_texts, CONFIG_FILE: file_texts}
+    named_by = [source for source, texts in sources.items() if "data.name" in texts]
     return Given(settings=settings, fields=fields, source=named_by[0] if named_by else None)
 
 
@@ -296,5 +297,3 @@ def _convert(text: Any, hint: Any) -> Any:
             except ValueError:
                 continue
     raise ValueError(text)
-
-

@@ -59,11 +59,17 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> Any | None:
-    """Return a JSON file's content, or None when there is no such file."""
+    """Return a JSON file's content, or None when there is no such file.
+
+    Raises:
+        UsageError: the file is not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}. Delete it; what it recorded is then done again.") from error
 
 
 def read_rows(folder: Path) -> list[Record]:

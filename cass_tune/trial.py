@@ -21,7 +21,7 @@ from cass_tune.data.catalog import list_images
 from cass_tune.data.listing import Listing
 from cass_tune.data.loader import Batches
 from cass_tune.data.pixels import Pixels, load_pixels
-from cass_tune.data.splits import Parts, split
+from cass_tune.data.splits import Parts, check_batch, split
 from cass_tune.environment import describe
 from cass_tune.errors import UsageError
 from cass_tune.identity import RESULTS_VERSION, Inputs, stage_digest, trial_digest
@@ -159,7 +159,9 @@ class _TrialRun:
         evaluations: dict[tuple[str, str], Evaluation] = {}
         weights: Mapping[str, float] = {}
         for arm in ARMS:
-            finetuning = Finetuning(self.trial, arm, arms[arm], self.listing, parts, self._batches(pixels, f"finetune/{arm}"))
+            finetuning = Finetuning(
+                self.trial, arm, arms[arm], self.listing, parts, self._batches(pixels, f"finetune/{arm}")
+            )
             for row in finetuning.run():
                 self.seconds[arm] += row["seconds"]
                 self.folder.append_row(self.attempt, row)
@@ -203,7 +205,9 @@ class _TrialRun:
         yield from _stage_rows(stage, self.trial.pretrain.epochs)
 
     def _pretrain(self, stage: StageFolder, arms: nn.ModuleDict, parts: Parts, pixels: Pixels) -> Iterator[Row]:
-        stage.write_config({"trial": to_json(self.trial), "inputs": vars(self.inputs), "results_version": RESULTS_VERSION})
+        stage.write_config(
+            {"trial": to_json(self.trial), "inputs": vars(self.inputs), "results_version": RESULTS_VERSION}
+        )
         stage.write_environment(self.environment)
         for arm in ARMS:
             arms[arm] = build_arm(self.trial, arm).to(self.device)
@@ -273,13 +277,3 @@ class _TrialRun:
         table = pa.table(columns).append_column("outputs", outputs)
         with whole_file(self.folder.predictions) as temporary:
             pq.write_table(table, temporary)
-
-
-def check_batch(trial: Trial, pretrain_images: int) -> None:
-    """Raise a UsageError when a pretraining batch is larger than the images that there are for it."""
-    pretrain = trial.pretrain
-    if pretrain.method != "none" and pretrain.batch_size > pretrain_images:
-        raise UsageError(
-            f"--pretrain.batch-size {pretrain.batch_size} is larger than the {pretrain_images} pretraining images "
-            "(training part without validation, times --data.pretrain-fraction). Give at most that, or more images."
-        )

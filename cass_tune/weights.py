@@ -23,7 +23,9 @@ def weights_file(path: str, arm: str) -> Path:
     for ending in _ENDINGS:
         if (place / f"{arm}{ending}").is_file():
             return place / f"{arm}{ending}"
-    expected = f"a folder with {arm}{_ENDINGS[0]} (or {', '.join(_ENDINGS[1:])})" if place.is_dir() else "a file or folder"
+    expected = (
+        f"a folder with {arm}{_ENDINGS[0]} (or {', '.join(_ENDINGS[1:])})" if place.is_dir() else "a file or folder"
+    )
     raise UsageError(
         f"--pretrain.weights {path!r} holds no weights of the {arm}: expected {expected}. Give `timm` (pretrained), "
         f"`random`, a file or a folder; or --pretrain.{arm}-weights for this arm alone."
@@ -31,7 +33,7 @@ def weights_file(path: str, arm: str) -> Path:
 
 
 def weights_identity(pretrain: Pretrain) -> dict[str, str]:
-    """Return by arm what stands for its starting weights: ``timm:<name>``, ``random`` or ``sha256:<digest of the file>``.
+    """Return by arm what stands for its starting weights: ``timm:<name>``, ``random`` or ``sha256:<of the file>``.
 
     Raises:
         UsageError: a file is missing; every one is named.

@@ -7,15 +7,16 @@ with probability 0.3. The operations are torchvision's on PIL images, with torch
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F
+from torchvision.transforms import InterpolationMode, functional
 
 if TYPE_CHECKING:
     from numpy.random import Generator
+
+F: Any = functional  # annotated for tensors alone, though it takes PIL images
 
 APPLY_PROBABILITY = 0.3
 JITTER = 0.2
@@ -43,9 +44,9 @@ def augment(image: np.ndarray, rng: Generator) -> np.ndarray:
         view = _jitter(view, rng)
         view = F.affine(view, rng.uniform(-DEGREES, DEGREES), [0, 0], 1.0, [0.0, 0.0], InterpolationMode.NEAREST, [0.0])
     if rng.random() < APPLY_PROBABILITY:
-        view = view.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        view = F.vflip(view)
     if rng.random() < APPLY_PROBABILITY:
-        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        view = F.hflip(view)
     return np.asarray(view)
 
 

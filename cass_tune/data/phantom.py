@@ -37,12 +37,16 @@ def phantom_listing() -> Listing:
                 path = f"{part}/{label}/{number:03d}"
                 sha256 = hashlib.sha256(f"{_parameters()}/{path}".encode()).hexdigest()
                 items.append(Item(path=path, sha256=sha256, label=label, split=part, group=path))
-    fingerprint = hashlib.sha256(_parameters().encode()).hexdigest()
-    return Listing(name="phantom", items=tuple(sorted(items, key=lambda i: i.path)), open_image=_open, fingerprint=fingerprint)
+    return Listing(
+        name="phantom",
+        items=tuple(sorted(items, key=lambda item: item.path)),
+        open_image=_open,
+        fingerprint=hashlib.sha256(_parameters().encode()).hexdigest(),
+    )
 
 
 def _parameters() -> str:
-    return json.dumps(["phantom", VERSION, CLASSES, IMAGES_PER_CLASS, SIZE_PX, FAINT_SHARE, SEED], separators=(",", ":"))
+    return json.dumps(["phantom", VERSION, CLASSES, IMAGES_PER_CLASS, SIZE_PX, FAINT_SHARE, SEED])
 
 
 def _open(item: Item) -> Image:

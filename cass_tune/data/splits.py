@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cass_tune.config import Data
+from cass_tune.config import Data, Trial
 from cass_tune.data.listing import Listing
 from cass_tune.errors import UsageError
 from cass_tune.randomness import generator
@@ -121,7 +121,7 @@ def split(listing: Listing, data: Data, seed: int) -> Parts:
             raised.append(label)
     order = generator(seed, "pretrain/images").permutation(len(training))
     pretrain = [training[i] for i in order[: fraction_of(len(training), data.pretrain_fraction)]]
-    warning = f"--data.label-fraction {data.label_fraction:g} is less than half an image; took one of: {', '.join(raised)}."
+    warning = f"--data.label-fraction {data.label_fraction:g} is under half an image; took one of: {', '.join(raised)}."
     return Parts(
         pretrain=tuple(sorted(pretrain)),
         labelled=tuple(sorted(labelled)),
@@ -129,3 +129,13 @@ def split(listing: Listing, data: Data, seed: int) -> Parts:
         test=listing.of_split("test"),
         warnings=(warning,) if raised else (),
     )
+
+
+def check_batch(trial: Trial, pretrain_images: int) -> None:
+    """Raise a UsageError when a pretraining batch is larger than the images that there are for it."""
+    pretrain = trial.pretrain
+    if pretrain.method != "none" and pretrain.batch_size > pretrain_images:
+        raise UsageError(
+            f"--pretrain.batch-size {pretrain.batch_size} is larger than the {pretrain_images} pretraining images "
+            "(training part without validation, times --data.pretrain-fraction). Give at most that, or more images."
+        )

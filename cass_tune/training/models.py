@@ -57,14 +57,17 @@ def _create(name: str, weights: str, arm: str, arguments: Mapping[str, Any]) -> 
     if weights in ("timm", "random"):
         return timm.create_model(name, pretrained=weights == "timm", **arguments)
     state = _read_state(weights_file(weights, arm), arm)
-    classifier = timm.get_pretrained_cfg(name).classifier
+    classifier = _published(name).classifier
     width = len(state[f"{classifier}.weight"]) if f"{classifier}.weight" in state else 0
-    overlay = {"state_dict": state, "num_classes": width}  # equal widths make timm load strictly: no tensor may be missing
+    overlay = {
+        "state_dict": state,
+        "num_classes": width,
+    }  # equal widths make timm load strictly: no tensor may be missing
     return timm.create_model(name, pretrained=True, num_classes=width, pretrained_cfg_overlay=overlay, **arguments)
 
 
 def _read_state(path: Path, arm: str) -> dict[str, Tensor]:
-    """Read a safetensors or torch file (weights only), or the part of one arm where its tensors are named cnn.*, vit.*."""
+    """Read a safetensors or torch file (weights only); of one with tensors named cnn.* and vit.*, the arm's part."""
     state = load_state_dict(str(path), weights_only=True)
     own = {key.removeprefix(f"{arm}."): value for key, value in state.items() if key.startswith(f"{arm}.")}
     return own or state
@@ -74,7 +77,9 @@ def _cannot_build(name: str, weights: str, arm: str, size_px: int, error: Except
     reason = str(error).strip().splitlines()[:3]
     what = f"--pretrain.{arm} {name} with weights {weights} at {size_px} px cannot be made: {' '.join(reason)[:500]}"
     if weights != "timm":
-        return f"{what} Give weights of this very model (--pretrain.{arm}-weights FILE), or another --data.image-size-px."
+        return (
+            f"{what} Give weights of this very model (--pretrain.{arm}-weights FILE), or another --data.image-size-px."
+        )
     fetch = f"python -c \"import timm; timm.create_model('{name}', pretrained=True)\""
     return (
         f"{what} Pretrained weights are fetched once, where there is a network, by: {fetch} . Without one give files "
@@ -83,7 +88,7 @@ def _cannot_build(name: str, weights: str, arm: str, size_px: int, error: Except
 
 
 def check_name(name: str, arm: str, *, needs_weights: bool) -> None:
-    """Raise a UsageError with suggestions when timm has no such model, or the tag that pretrained weights need is missing."""
+    """Raise a UsageError with suggestions when timm has no such model, or pretrained weights lack their full tag."""
     architecture, _, tag = name.partition(".")
     tags = timm.list_pretrained(f"{architecture}.*")
     if not timm.is_model(architecture):
@@ -98,7 +103,12 @@ def check_name(name: str, arm: str, *, needs_weights: bool) -> None:
 
 def model_arguments(name: str, image_size_px: int) -> dict[str, Any]:
     """Return what `timm.create_model` needs beside the name: transformers of a fixed input size are told the size."""
-    return {"img_size": image_size_px} if timm.get_pretrained_cfg(name).fixed_input_size else {}
+    return {"img_size": image_size_px} if _published(name).fixed_input_size else {}
+
+
+def _published(name: str) -> Any:
+    """timm's description of a model: input size, classifier, ..."""
+    return timm.get_pretrained_cfg(name)
 
 
 def replace_head(model: Any, width: int, seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,12 +34,3 @@ def make_image(tmp_path: Path) -> MakeImage:
         return file
 
     return write
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """Return the folder of the real data sets, or skip."""
-    folder = os.environ.get("CASS_TUNE_TEST_DATA")
-    if not folder:
-        pytest.skip("CASS_TUNE_TEST_DATA is not set")
-    return Path(folder)

@@ -265,7 +265,7 @@ def test_other_modes_become_rgb(make_image: MakeImage, mode: str) -> None:
 
 def test_a_palette_with_transparency_keeps_its_colours_without_a_warning(tmp_path: Path) -> None:
     image = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4) * 10).convert("P")
-    image.save(tmp_path / "a.png", transparency=bytes(range(0, 256)))
+    image.save(tmp_path / "a.png", transparency=bytes(range(256)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decoded_image = decode_rgb(tmp_path / "a.png")

@@ -1,0 +1,152 @@
+"""Words and plain text tables."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from analysis.cells import STATES, estimate_of, state_text
+from analysis.frames import Values, plain, records
+from analysis.results import column
+
+WIDTH = 120
+"""Columns of a terminal that the text is made for."""
+
+_SHORT = {
+    "data.image_size_px": "px",
+    "data.label_fraction": "labels",
+    "data.pretrain_fraction": "images",
+    "pretrain.method": "method",
+    "pretrain.batch_size": "batch",
+    "pretrain.epochs": "epochs",
+    "pretrain.learning_rate": "rate",
+    "finetune.epochs": "ft epochs",
+    "finetune.batch_size": "ft batch",
+    "finetune.learning_rate": "ft rate",
+}
+_LONG = {
+    "data.image_size_px": "Image size (pixels)",
+    "data.label_fraction": "Share of the training labels",
+    "data.pretrain_fraction": "Share of the training images used in pretraining",
+    "pretrain.method": "Pretraining method",
+    "pretrain.cnn": "CNN",
+    "pretrain.vit": "ViT",
+    "pretrain.batch_size": "Pretraining batch size (images)",
+    "pretrain.epochs": "Pretraining length (epochs)",
+    "pretrain.learning_rate": "Highest pretraining learning rate",
+    "pretrain.schedule_t_max_steps": "Half period of the pretraining schedule (steps)",
+    "finetune.epochs": "Finetuning length (epochs)",
+    "finetune.batch_size": "Finetuning batch size (images)",
+    "finetune.learning_rate": "Highest finetuning learning rate",
+}
+_UNITS = ((5400, 3600, "h"), (90, 60, "min"), (0, 1, "s"))
+_FRACTIONS = ("data_label_fraction", "data_pretrain_fraction")
+
+
+def short_name(axis: str) -> str:
+    """Return the header of an axis, for example ``batch``."""
+    return _SHORT.get(axis, axis.partition(".")[2])
+
+
+def long_name(axis: str) -> str:
+    """Return the label of an axis with its unit, for example ``Pretraining batch size (images)``."""
+    return _LONG.get(axis, axis.replace(".", " ").replace("_", " ").capitalize())
+
+
+def setting(name: str, value: Any) -> str:
+    """Return a column's value as text, ``-`` where it does not matter."""
+    if value is None:
+        return "-"
+    if name in _FRACTIONS:
+        return f"{value * 100:g} %"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in a readable unit, for example ``42 s``, ``3.2 min`` or ``7.2 h``; ``-`` when it is unknown."""
+    if seconds is None:
+        return "-"
+    size, unit = next((size, unit) for least, size, unit in _UNITS if seconds >= least)
+    value = seconds / size
+    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+
+
+def listing(words: Iterable[str], most: int = 12) -> str:
+    """Return words separated by commas, at most so many of them."""
+    words = list(words)
+    rest = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + rest
+
+
+def wrap(text: str, indent: str = "  ") -> str:
+    """Break a long line, its continuation indented; paths stay whole."""
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def has_published(table: pd.DataFrame) -> bool:
+    """Return whether any row of an F1 table has a published value beside it."""
+    return any(value is not None for value in map(plain, table["published_value"]))
+
+
+def text_rows(table: pd.DataFrame, axes: list[str], *, is_narrow: bool) -> list[list[str]]:
+    """Return an F1 table as text: the headers, then a row per cell and arm.
+
+    Args:
+        table: what `analysis.cells.f1_table` returned.
+        axes: the study's axes.
+        is_narrow: short forms for a terminal, instead of full intervals, models and counts.
+    """
+    columns = [axis for axis in axes if axis != "pretrain.method"]
+    with_published = has_published(table)
+    headers = ["arm", "method", *map(short_name, columns), *([] if is_narrow else ["model"])]
+    headers += ["macro-F1", "control", "difference", "micro-F1"] + ["publ."] * with_published
+    headers += [*(["time"] if is_narrow else ["pretraining", "finetuning"]), "state"]
+    return [headers, *(_row(row, columns, is_narrow, with_published) for row in records(table))]
+
+
+def _row(row: Values, axes: list[str], is_narrow: bool, with_published: bool) -> list[str]:
+    def estimate(name: str, signed: bool = False) -> str:
+        found = estimate_of(row, name)
+        if is_narrow:
+            wants_n = 1 < found.n < row["done"]
+            return found.short(signed) + (f" n={found.n}" if wants_n else "")
+        return found.text(signed) + (f" n={found.n}" if found.n > 1 else "")
+
+    times = [duration(row[f"{part}_seconds"]) for part in ("pretrain", "finetune")]
+    mark = "*" if row["outputs_collapsed"] else ""
+    settings = [setting(column(axis), row[column(axis)]) for axis in axes]
+    published = [] if row["published_value"] is None else [f"{row['published_value']:.4g}"]
+    return [
+        row["arm"],
+        row["pretrain_method"],
+        *settings,
+        *([] if is_narrow else [row["model"]]),
+        estimate("macro_f1") + mark if row["done"] else absent(row),
+        estimate("control_macro_f1"),
+        estimate("difference", signed=True),
+        estimate("micro_f1_at_half"),
+        *((published or ["-"]) if with_published else []),
+        *([" + ".join(text for text in times if text != "-") or "-"] if is_narrow else times),
+        state_text(row),
+    ]
+
+
+def absent(row: Values) -> str:
+    """Return why a cell has no number: ``failed``, ``missing`` or ``collapsed``."""
+    return next(state for state in STATES if row[state])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as columns of plain text, the first row ruled off."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as a Markdown table."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

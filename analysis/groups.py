@@ -1,0 +1,81 @@
+"""Rows that may share a table: every setting agrees but the axes and the seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import pandas as pd
+
+from analysis.frames import Values, by, first, where
+from analysis.results import FIELDS, column
+from cass_tune.config import SECTIONS, Pretrain, Trial
+from cass_tune.identity import matters
+
+_CONTROL = Trial(pretrain=Pretrain(method="none"))
+_BESIDE = ("fingerprint", "starting_cnn", "starting_vit", "results_version")
+_SEEN = ("listed_train", "listed_validation", "listed_test")
+_METHOD = "pretrain.method"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that share a table.
+
+    Args:
+        frame: rows of `analysis.results.load`, the controls that belong to them included.
+        settings: the value of every column in which they agree.
+    """
+
+    frame: pd.DataFrame
+    settings: Values
+
+
+def control_axes(axes: list[str]) -> list[str]:
+    """Return the axes that a control has too: a cell is compared with the control that agrees in them."""
+    return [axis for axis in axes if axis != _METHOD and matters(_CONTROL, axis)]
+
+
+def split(frame: pd.DataFrame, axes: list[str]) -> list[Group]:
+    """Return the groups, the last asked for first.
+
+    A control has no pretraining settings, so it belongs to every group with which the others agree; controls that
+    belong to none are groups of their own.
+    """
+    keys = _key_columns(axes)
+    shared = [name for name in keys if name not in _pretrain_only()]
+    is_control = frame["pretrain_method"] == "none"
+    controls, found, used = frame.loc[is_control], [], []
+    for rows in by(frame.loc[~is_control], keys):
+        settings = _settings(rows, keys)
+        own = where(controls, {name: settings[name] for name in shared})
+        used += own["digest"].tolist()
+        found.append(Group(pd.concat([rows, own]).sort_values(["order", "arm"]), settings))
+    left = controls.loc[~controls["digest"].isin(used)]
+    found += [Group(rows, _settings(rows, keys)) for rows in by(left, keys)]
+    return sorted(found, key=lambda group: min(group.frame["order"]))
+
+
+def _settings(rows: pd.DataFrame, keys: list[str]) -> Values:
+    row = first(rows)
+    return {name: row[name] for name in keys}
+
+
+def differing(groups: list[Group]) -> list[str]:
+    """Return the columns whose settings are not the same in all groups."""
+    names = groups[0].settings
+    return [name for name in names if len({repr(group.settings[name]) for group in groups}) > 1]
+
+
+def _key_columns(axes: list[str]) -> list[str]:
+    """Return the columns that must agree in a table: all that can change a number, and what is shown of the data."""
+    places = {
+        f"{section}.{item.name}"
+        for section, kind in SECTIONS.items()
+        for item in fields(kind)  # type: ignore[arg-type]
+        if not item.metadata.get("identity", True)
+    }
+    return [*(column(path) for path in FIELDS if path not in {*places, *axes}), *_BESIDE, *_SEEN]
+
+
+def _pretrain_only() -> set[str]:
+    return {column(_METHOD), *(column(path) for path in FIELDS if not matters(_CONTROL, path))}

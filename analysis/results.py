@@ -1,0 +1,228 @@
+"""Results on disk as one tidy table: a row per wanted trial and arm, whatever became of the trial."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_type_hints
+
+import pandas as pd
+
+from analysis.frames import once, where
+from cass_tune.config import ARMS, SECTIONS, Data, Finetune, Pretrain, Trial
+from cass_tune.errors import UsageError
+from cass_tune.identity import ID_DIGITS, matters
+from cass_tune.results import Record, Results, StudyFolder, TrialFolder, read_json, whole_file
+
+METRICS = (
+    "macro_f1",
+    "micro_f1_at_half",
+    "micro_recall_at_half",
+    "balanced_accuracy",
+    "accuracy",
+    "auroc",
+    "loss",
+)
+"""What is measured, of the test images under these names and of the validation images as ``validation_<name>``."""
+
+_COUNTS = ("pretrain", "labelled", "validation", "test")
+_PARTS = {"train": "listed_train", "val": "listed_validation", "test": "listed_test"}
+
+
+def column(path: str) -> str:
+    """Return the column of the field at ``"section.field"``."""
+    return path.replace(".", "_")
+
+
+def _fields() -> dict[str, type]:
+    """Return every field of a trial but the seed by path, with the type of its values (text stands for all else)."""
+    kinds: dict[str, type] = {}
+    for section, kind in SECTIONS.items():
+        hints = get_type_hints(kind)
+        for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+            declared = hints[item.name]
+            kinds[f"{section}.{item.name}"] = declared if declared in (int, float) else str
+    return kinds
+
+
+FIELDS = _fields()
+"""Every field of a trial by path, and the type of its values."""
+
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("trial_id", "digest", "name", "arm", "model", "status"), str),
+    "seed": int,
+    **{column(path): kind for path, kind in FIELDS.items()},
+    **dict.fromkeys(METRICS, float),
+    **{f"validation_{name}": float for name in METRICS},
+    **dict.fromkeys(("pretrain_seconds", "finetune_seconds"), float),
+    **{f"images_{name}": int for name in _COUNTS},
+    **dict.fromkeys(_PARTS.values(), int),
+    **dict.fromkeys(("best_epoch", "parameters"), int),
+    "collapsed": bool,
+    **dict.fromkeys(("devices", "weights", "starting_cnn", "starting_vit"), str),
+    **dict.fromkeys(("fingerprint", "recipe", "error", "log"), str),
+    **dict.fromkeys(("results_version", "plan", "order"), int),
+}
+_DTYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
+
+COLUMNS = tuple(_KINDS)
+"""The columns of the tidy table. ``plan`` counts from the last one asked for (0); ``order`` is the trial's place in the
+union of all plans; ``listed_*`` are the images in the data, ``images_*`` those that the trial used."""
+
+
+def load(study: StudyFolder) -> pd.DataFrame:
+    """Return one row per wanted trial and arm: the outer join of what was asked for and what is on disk.
+
+    Raises:
+        UsageError: nothing was asked for, or a record is damaged.
+    """
+    rows = [
+        row
+        for order, (age, plan, trial) in enumerate(_wanted(read_plans(study)))
+        for row in _rows(study.results, plan, trial, {"plan": age, "order": order})
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({name: _DTYPES[kind] for name, kind in _KINDS.items()})
+
+
+def save(study: StudyFolder) -> pd.DataFrame:
+    """Load a study and write results.parquet and index.csv, which lists the trials; both may be deleted at any time."""
+    frame = load(study)
+    with whole_file(study.parquet) as temporary:
+        frame.to_parquet(temporary, index=False)
+    with whole_file(study.index) as temporary:
+        _index(frame).to_csv(temporary, index=False)
+    return frame
+
+
+def read_plans(study: StudyFolder) -> list[Record]:
+    """Return what was asked for, oldest first.
+
+    Raises:
+        UsageError: there is no plan, or one is damaged.
+    """
+    with _naming_damaged(study.path, "plans/*.json"):
+        plans = study.plans()
+    if not plans:
+        raise UsageError(f"Nothing has been asked for in {study.path}. Run the study first.")
+    return plans
+
+
+def study_axes(plans: list[Record]) -> list[str]:
+    """Return the axes of all plans, those of the last one first."""
+    return list(dict.fromkeys(axis for plan in reversed(plans) for axis in plan["axes"]))
+
+
+def _wanted(plans: list[Record]) -> list[tuple[int, Record, Record]]:
+    """Return (age of the plan, plan, trial) of every trial once, the last asked for first."""
+    wanted: dict[str, tuple[int, Record, Record]] = {}
+    for age, plan in enumerate(reversed(plans)):
+        for trial in plan["trials"]:
+            wanted.setdefault(trial["digest"], (age, plan, trial))
+    return list(wanted.values())
+
+
+def _rows(results: Results, plan: Record, trial: Record, place: Record) -> Iterator[Record]:
+    with _naming_damaged(results.root, f"*/{trial['digest'][:ID_DIGITS]}*/*.json"):
+        folder = results.trial(trial["digest"])
+        common = {**place, **_asked(plan, trial), **_became(folder)}
+        result = folder.result() or {}
+    for arm in ARMS:
+        yield {**common, "arm": arm, "weights": plan["weights"][arm], **_of_arm(result, trial["config"], arm)}
+
+
+def _asked(plan: Record, trial: Record) -> Record:
+    """Return the columns that the plan knows."""
+    counts = {part: sum(plan["data"]["counts"].get(part, {}).values()) for part in _PARTS}
+    return {
+        **{name: trial[name] for name in ("digest", "name")},
+        "seed": trial["config"]["seed"],
+        **_settings(trial["config"]),
+        **{name: counts[part] for part, name in _PARTS.items()},
+        **{f"starting_{arm}": plan["weights"][arm] for arm in ARMS},
+        "fingerprint": plan["data"]["fingerprint"],
+        "recipe": plan["recipe"],
+        "results_version": plan["results_version"],
+    }
+
+
+def _settings(config: Record) -> Record:
+    """Return every field of the configuration that matters to its trial, the others as missing."""
+    trial = Trial(
+        data=Data(**config["data"]),
+        pretrain=Pretrain(**config["pretrain"]),
+        finetune=Finetune(**config["finetune"]),
+        seed=config["seed"],
+    )
+    sections = {path: path.partition(".") for path in FIELDS}
+    return {
+        column(path): config[section].get(name) if matters(trial, path) else None
+        for path, (section, _, name) in sections.items()
+    }
+
+
+def _became(folder: TrialFolder) -> Record:
+    """Return the columns that both arms share of what became of a trial."""
+    result, failure = folder.result(), folder.failure()
+    row: Record = {"trial_id": folder.id, "status": folder.status()}
+    if folder.log.exists() or failure:
+        row["log"] = str(folder.log)
+    if result is not None:
+        row |= {f"images_{name}": result["images"].get(name) for name in _COUNTS}
+        row |= {"collapsed": result["collapsed"], "devices": "; ".join(result["devices"])}
+    elif failure is not None:
+        row["error"] = _last_line(failure)
+    return row
+
+
+def _last_line(failure: Record) -> str:
+    lines = [line.strip() for line in failure["message"].splitlines() if line.strip()]
+    return ": ".join([failure["type"], *lines[-1:]])
+
+
+def _of_arm(result: Record, config: Record, arm: str) -> Record:
+    if not result:
+        return {"model": config["pretrain"][arm]}
+    found = result["arms"][arm]
+    is_control = config["pretrain"]["method"] == "none"
+    return {
+        "model": found["model"],
+        **{name: found.get(name) for name in ("best_epoch", "parameters")},
+        **{name: found["test"].get(name) for name in METRICS},
+        **{f"validation_{name}": found["validation"].get(name) for name in METRICS},
+        "pretrain_seconds": None if is_control else result["seconds"].get("pretrain"),
+        "finetune_seconds": result["seconds"].get(arm),
+    }
+
+
+def _index(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per trial: what it is, what became of it and where to look."""
+    trials = once(frame, ["digest"]).set_index("digest")
+    for arm in ARMS:
+        trials[f"{arm}_macro_f1"] = where(frame, {"arm": arm}).set_index("digest")["macro_f1"]
+    scores = [f"{arm}_macro_f1" for arm in ARMS]
+    columns = ["trial_id", "name", "status", "seed", *scores, "collapsed", "error", "log", "digest"]
+    return trials.reset_index().reindex(columns=columns)
+
+
+@contextmanager
+def _naming_damaged(folder: Path, pattern: str) -> Iterator[None]:
+    """Turn "not JSON" into a message that names the file, one of those that match the pattern."""
+    try:
+        yield
+    except ValueError as error:
+        damaged = [str(path) for path in sorted(folder.glob(pattern)) if _is_damaged(path)]
+        if not damaged:
+            raise
+        raise UsageError(
+            *(f"{path} is damaged: it is not JSON. Delete it and run the study again." for path in damaged)
+        ) from error
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        read_json(path)
+    except ValueError:
+        return True
+    return False

@@ -1,0 +1,65 @@
+"""Mean, spread and the 95 % interval over seeds, honest for few seeds.
+
+Three to five seeds are usual here, so the interval is Student's t: mean +- t(0.975, n - 1) * sd / sqrt(n).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+CONFIDENCE = 0.95
+"""Coverage of every interval in tables and plots."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its two-sided interval; unknown parts are NaN (one seed has a mean and no interval)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    sd: float = math.nan
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval."""
+        return (self.high - self.low) / 2
+
+    def text(self, signed: bool = False) -> str:
+        """Return for example ``0.712 [0.651, 0.773]``, ``0.712 (n=1, no interval)``, or ``-`` without any value."""
+        if self.n == 0:
+            return "-"
+        number = "+.3f" if signed else ".3f"
+        if self.n == 1:
+            return f"{self.mean:{number}} (n=1, no interval)"
+        return f"{self.mean:{number}} [{self.low:{number}}, {self.high:{number}}]"
+
+    def short(self, signed: bool = False) -> str:
+        """Return for example ``0.712 +-0.061`` (the interval is symmetric), for narrow tables."""
+        if self.n == 0:
+            return "-"
+        mean = f"{self.mean:{'+.3f' if signed else '.3f'}}"
+        return f"{mean} (n=1)" if self.n == 1 else f"{mean} +-{self.half_width:.3f}"
+
+
+def summarise(values: Iterable[float | None]) -> Estimate:
+    """Return mean, interval, n and standard deviation of the values that are known (NaN and None are left out)."""
+    known = [float(value) for value in values if value is not None and not pd.isna(value)]
+    n = len(known)
+    if n < 2:
+        return Estimate(known[0] if n else math.nan, math.nan, math.nan, n)
+    mean, sd = float(np.mean(known)), float(np.std(known, ddof=1))
+    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n, sd)
+
+
+def paired_difference(a: pd.Series, b: pd.Series) -> Estimate:
+    """Return the estimate of a - b over the seeds (the index) that both have."""
+    return summarise(a.sub(b))

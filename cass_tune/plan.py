@@ -1,0 +1,181 @@
+"""What a study wants, and what of it is there already."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cass_tune.config import Trial, control, get_field, to_json, with_field
+from cass_tune.data.listing import Listing
+from cass_tune.errors import UsageError
+from cass_tune.identity import Inputs, matters, stage_digest, trial_digest
+from cass_tune.results import Results
+
+Axes = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One trial of a study.
+
+    Args:
+        trial: its full description.
+        name: only the fields that differ within the study, for example ``batch_size=8 seed=0``.
+        inputs: data and weights that it reads, or None when they could not be read here.
+        digest: identity, or None with unknown inputs.
+        stage: identity of its pretraining, or None for a control or unknown inputs.
+    """
+
+    trial: Trial
+    name: str
+    inputs: Inputs | None
+    digest: str | None
+    stage: str | None
+
+    @property
+    def pretraining(self) -> tuple[str, int] | None:
+        """Identity and epochs of its pretraining, or None."""
+        return (self.stage, self.trial.pretrain.epochs) if self.stage else None
+
+    def record(self) -> dict[str, Any]:
+        """Return what a plan file keeps of it."""
+        return {"digest": self.digest, "name": self.name, "stage": self.stage, "config": to_json(self.trial)}
+
+
+def grid(base: Trial, axes: Axes) -> Iterator[Trial]:
+    """Yield the trials of a full grid.
+
+    Args:
+        base: every field that is not an axis.
+        axes: values by ``"section.field"``.
+    """
+    for values in itertools.product(*axes.values()):
+        trial = base
+        for path, value in zip(axes, values, strict=True):
+            trial = with_field(trial, path, value)
+        yield trial
+
+
+def with_controls(cells: Iterable[Trial]) -> list[Trial]:
+    """Return the cells and, for every finetuning setting among them, one control without pretraining."""
+    cells = list(cells)
+    controls: dict[Any, Trial] = {}
+    for trial in cells:
+        key = (trial.data, trial.finetune, trial.pretrain.cnn, trial.pretrain.vit, trial.pretrain.weights)
+        controls.setdefault(key, control(trial))
+    return [*dict.fromkeys(cells), *controls.values()]
+
+
+def replicate(cells: Sequence[Trial], seeds: Sequence[int]) -> list[Trial]:
+    """Return every cell with every seed, seed by seed, so that a complete table exists early."""
+    return [with_field(trial, "seed", seed) for seed in seeds for trial in cells]
+
+
+def select(trials: Sequence[Trial], only: Sequence[str], axes: Axes) -> list[Trial]:
+    """Keep the trials that ``--only section.field=value,value ...`` names; a field that cannot matter always fits.
+
+    Raises:
+        UsageError: a condition names no axis or fits no trial; every one is named.
+    """
+    problems: list[str] = []
+    kept = list(trials)
+    for condition in only:
+        path, equals, values = condition.partition("=")
+        path = path.replace("-", "_")
+        if not equals or path not in axes:
+            known = ", ".join(axis.replace("_", "-") for axis in axes)
+            problems.append(f"--only takes axis=value,value with an axis of the study ({known}), not {condition!r}.")
+            continue
+        wanted = values.split(",")
+        there = sorted({_text(get_field(trial, path)) for trial in trials if matters(trial, path)})
+        missing = [value for value in wanted if _text_of_number(value) not in there]
+        if missing:
+            problems.append(f"--only {condition}: no cell has {', '.join(missing)}; there are {', '.join(there)}.")
+        allowed = {_text_of_number(value) for value in wanted}
+        kept = [t for t in kept if not matters(t, path) or _text(get_field(t, path)) in allowed]
+    if problems:
+        raise UsageError(*problems)
+    return kept
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _text_of_number(text: str) -> str:
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text
+
+
+def names(trials: Sequence[Trial]) -> list[str]:
+    """Return a readable name for each trial that shows only the fields that differ among them, and the seed.
+
+    The last part of a field's name is used, the whole where two sections share it. ``none`` marks a control.
+    """
+    differing = _differing(trials)
+    short = [path.rpartition(".")[2] for path in differing]
+    labels = {p: (s if short.count(s) == 1 else p) for p, s in zip(differing, short, strict=True)}
+    return [_name(trial, labels) for trial in trials]
+
+
+def _name(trial: Trial, labels: Mapping[str, str]) -> str:
+    shown = [f"{label}={_text(get_field(trial, path))}" for path, label in labels.items() if matters(trial, path)]
+    kind = ["none"] if trial.pretrain.method == "none" else []
+    return " ".join([*kind, *shown, f"seed={trial.seed}"])
+
+
+def _differing(trials: Sequence[Trial]) -> list[str]:
+    records = [to_json(trial) for trial in trials]
+    paths = [f"{s}.{name}" for s, section in records[0].items() if isinstance(section, dict) for name in section]
+    different = []
+    for path in paths:
+        values = {_text(get_field(trial, path)) for trial in trials if matters(trial, path)}
+        if len(values) > 1 and path != "pretrain.method":
+            different.append(path)
+    return different
+
+
+def resolve(trials: Sequence[Trial], inputs: Mapping[Trial, Inputs | None]) -> list[Wanted]:
+    """Give every trial its name and identities; trials of one identity are wanted once."""
+    wanted: dict[Any, Wanted] = {}
+    for trial, name in zip(trials, names(trials), strict=True):
+        known = inputs[trial]
+        digest = trial_digest(trial, known) if known else None
+        stage = stage_digest(trial, known) if known and trial.pretrain.method != "none" else None
+        wanted.setdefault(digest or trial, Wanted(trial=trial, name=name, inputs=known, digest=digest, stage=stage))
+    return list(wanted.values())
+
+
+def to_run(wanted: Sequence[Wanted], results: Results, redo: str) -> list[Wanted]:
+    """Return the trials that must run, those that compute a pretraining before those that only use one.
+
+    Args:
+        wanted: all trials of the study.
+        results: root of all records.
+        redo: ``failed`` (and missing ones), ``all``, or ``none`` (missing ones alone).
+    """
+    again = {"failed": ("missing", "failed", "collapsed"), "none": ("missing",)}
+    missing = [w for w in wanted if w.digest and (redo == "all" or results.trial(w.digest).status() in again[redo])]
+    seen: set[tuple[str, int]] = set()
+    first, later = [], []
+    for item in missing:
+        key = item.pretraining
+        (later if key in seen else first).append(item)
+        if key:
+            seen.add(key)
+    return first + later
+
+
+def describe_data(listing: Listing) -> dict[str, Any]:
+    """Return what a plan file keeps of the data."""
+    return {
+        "name": listing.name,
+        "fingerprint": listing.fingerprint,
+        "classes": list(listing.classes),
+        "counts": listing.counts(),
+        "bad_images": listing.bad_images,
+    }

@@ -1,0 +1,256 @@
+"""A study: which trials it wants, and its command line: plan, run what is missing, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cass_tune.config import SECTIONS, Pretrain, Trial, with_field
+from cass_tune.console import Console
+from cass_tune.data.listing import Listing
+from cass_tune.errors import UsageError
+from cass_tune.execution import Execution
+from cass_tune.identity import RESULTS_VERSION, Inputs
+from cass_tune.options import Given, Settings, option, parse
+from cass_tune.overview import plan_lines, trial_lines
+from cass_tune.plan import Axes, Wanted, describe_data, grid, replicate, resolve, select, to_run, with_controls
+from cass_tune.presets import PRESETS, values_of
+from cass_tune.results import Results, StudyFolder
+
+Report = Callable[[StudyFolder, Mapping[str, object]], str]
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A page of a paper.
+
+    Args:
+        name: of the study's module and folder.
+        title: what is asked, and which table it reproduces.
+        axes: what is varied: the paper's values by ``"section.field"``.
+        published: which published numbers belong beside it (`analysis.published`), by column.
+        cells: yields the trials of one seed from a base and the axes; the full grid by default.
+    """
+
+    name: str
+    title: str
+    axes: Axes
+    published: Mapping[str, object] = field(default_factory=dict)
+    cells: Callable[[Trial, Axes], Iterable[Trial]] = grid
+
+    def main(self, report: Report, argv: Sequence[str] | None = None) -> int:
+        """Run the command line and return its exit code.
+
+        Args:
+            report: writes the tables of a study's folder and returns them as text.
+            argv: arguments; those of the process by default.
+        """
+        console = Console()
+        try:
+            given = parse(
+                sys.argv[1:] if argv is None else argv,
+                prog=f"python -m studies.{self.name}",
+                description=self.title,
+                axes=self.axes,
+                folder=Path.cwd(),
+            )
+            return _Command(self, given, console, report).run()
+        except UsageError as error:
+            Console(sys.stderr).say(*(f"error: {text}" for text in error.problems))
+            return EXIT_USAGE
+        except KeyboardInterrupt:
+            console.say("Interrupted. What is finished is kept; the same command runs the rest.")
+            return EXIT_INTERRUPTED
+
+
+class _Command:
+    """One call of a study's command line."""
+
+    def __init__(self, study: Study, given: Given, console: Console, report: Report) -> None:
+        self.study = study
+        self.settings: Settings = given.settings
+        self.given = given
+        self.console = console
+        self.report = report
+        self.results = Results(Path(self.settings.results))
+        self.preset = self.settings.preset or ("paper" if "data.name" in given.fields else "demo")
+        self.axes = self._axes()
+
+    def run(self) -> int:
+        self.console.say(self._first_line())
+        trials = self._trials()
+        unchecked: list[str] = []
+        listing = self._listing(trials[0], unchecked)
+        inputs = self._inputs(trials, listing, unchecked)
+        if listing is not None:
+            check_against_data(trials, listing)
+        wanted = resolve(trials, inputs)
+        missing = to_run(wanted, self.results, self.settings.redo)
+        self.console.say(*plan_lines(wanted, missing, self.results, listing, " ".join(unchecked)))
+        if self.settings.dry_run or listing is None:
+            self.console.say(*(f"  {line}" for line in trial_lines(wanted, self.results)), "Dry run: nothing was run.")
+            return EXIT_DONE
+        return self._run(wanted, missing, listing)
+
+    def _run(self, wanted: Sequence[Wanted], missing: Sequence[Wanted], listing: Listing) -> int:
+        self.results.check_writable()
+        folder = self.results.study(self.study.name, f"{listing.name}-{self.preset}")
+        execution = Execution(self.settings, self.results, self.console, study=self.study.name, preset=self.preset)
+        if missing:
+            execution.prepare([item.trial for item in missing], listing)
+        folder.write_plan(self._plan(wanted, listing))
+        if self.settings.redo == "all":
+            for item in missing:
+                self.results.trial(str(item.digest)).set_aside()
+        if missing:
+            execution.run(missing, wanted, listing)
+        self.console.say("", self.report(folder, self.study.published).rstrip())
+        return self._exit_code(wanted)
+
+    def _axes(self) -> Axes:
+        preset = PRESETS[self.preset]
+        own = {path: preset.scale(path, tuple(values)) for path, values in self.study.axes.items()}
+        return {path: self.given.fields.get(path, values) for path, values in own.items()}
+
+    def _first_line(self) -> str:
+        data = self.given.fields.get("data.name", "phantom")
+        if self.settings.preset:
+            why = f"preset {self.preset}, as asked for, on {data}"
+        elif self.given.source:
+            why = f"preset {self.preset}, because {self.given.source} names the data {data}"
+        else:
+            why = (
+                "no data named, so small networks on the built-in phantom images "
+                "(the study itself: --data.name brain_mri --data.root DIR)"
+            )
+        return f"{self.preset.upper()} {self.study.name}: {why}."
+
+    def _trials(self) -> list[Trial]:
+        """Return every trial, seed by seed; all broken rules at once."""
+        base, problems = self._base()
+        for path, values in self.axes.items():
+            if len(set(values)) < len(values) or not values:
+                problems.append(f"{option(path)} takes different values, but got {' '.join(map(str, values))}.")
+            for value in values:
+                _collect(problems, with_field, base, path, value)
+        if problems:
+            raise UsageError(*dict.fromkeys(problems))
+        cells = with_controls(self.study.cells(base, self.axes))
+        trials = replicate(cells, self.settings.seeds or PRESETS[self.preset].seeds)
+        return select(trials, self.settings.only, self.axes)
+
+    def _base(self) -> tuple[Trial, list[str]]:
+        problems: list[str] = []
+        chosen = values_of(self.preset, self.settings.recipe)
+        for path, value in self.given.fields.items():
+            section, _, name = path.partition(".")
+            if path not in self.axes:
+                chosen[section][name] = _absolute(path, value)
+        sections: dict[str, Any] = {
+            name: _collect(problems, kind, **chosen[name]) or kind() for name, kind in SECTIONS.items()
+        }
+        return Trial(**sections), problems
+
+    def _listing(self, trial: Trial, unchecked: list[str]) -> Listing | None:
+        from cass_tune.data.catalog import list_images
+
+        if trial.data.name == "phantom" and trial.data.root:
+            raise UsageError(
+                "--data.root is not used by phantom, which is built in: name the data that lie there "
+                "(--data.name brain_mri, folder or csv), or leave --data.root out."
+            )
+        try:
+            return list_images(trial.data, self.console.counter("reading images"))
+        except UsageError as error:
+            if not self.settings.dry_run:
+                raise
+            unchecked.extend(error.problems)
+            return None
+
+    def _inputs(
+        self, trials: Sequence[Trial], listing: Listing | None, unchecked: list[str]
+    ) -> dict[Trial, Inputs | None]:
+        """Return what each trial reads; each distinct choice of weights is read once."""
+        known = {key: self._weights(pretrain, unchecked) for key, pretrain in _weights_choices(trials).items()}
+        inputs: dict[Trial, Inputs | None] = {}
+        for trial in trials:
+            weights = known[_weights_key(trial.pretrain)]
+            inputs[trial] = Inputs(data=listing.fingerprint, **weights) if listing and weights else None
+        return inputs
+
+    def _weights(self, pretrain: Pretrain, unchecked: list[str]) -> dict[str, str] | None:
+        from cass_tune.weights import weights_identity
+
+        try:
+            return weights_identity(pretrain)
+        except UsageError as error:
+            if not self.settings.dry_run:
+                raise
+            unchecked.extend(error.problems)
+            return None
+
+    def _plan(self, wanted: Sequence[Wanted], listing: Listing) -> dict[str, Any]:
+        inputs = wanted[0].inputs
+        return {
+            "study": self.study.name,
+            "title": self.study.title,
+            "preset": self.preset,
+            "demo": self.preset == "demo",
+            "recipe": self.settings.recipe,
+            "axes": list(self.axes),
+            "data": describe_data(listing),
+            "weights": inputs.weights() if inputs else {},
+            "results_version": RESULTS_VERSION,
+            "trials": [item.record() for item in wanted],
+        }
+
+    def _exit_code(self, wanted: Sequence[Wanted]) -> int:
+        states = [self.results.trial(str(item.digest)).status() for item in wanted]
+        if "missing" in states:
+            self.console.say("Interrupted: trials are missing; the same command runs them.")
+            return EXIT_INTERRUPTED
+        return EXIT_DONE if all(state == "done" for state in states) else EXIT_FAILED
+
+
+def check_against_data(trials: Sequence[Trial], listing: Listing) -> None:
+    """Raise a UsageError with every way in which a trial does not fit the data (a batch larger than the set, ...)."""
+    from cass_tune.data.splits import check_batch, split
+
+    problems: list[str] = []
+    sizes: dict[Any, int] = {}
+    for trial in trials:
+        key = (trial.data, trial.seed)
+        if key not in sizes:
+            parts = _collect(problems, split, listing, trial.data, trial.seed)
+            sizes[key] = len(parts.pretrain) if parts else sys.maxsize
+        _collect(problems, check_batch, trial, sizes[key])
+    if problems:
+        raise UsageError(*dict.fromkeys(problems))
+
+
+def _collect(problems: list[str], function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """Return what the function returns; on a UsageError add its texts to the problems and return None."""
+    try:
+        return function(*args, **named)
+    except UsageError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _weights_key(pretrain: Pretrain) -> tuple[str, ...]:
+    return (pretrain.cnn, pretrain.vit, pretrain.weights_of("cnn"), pretrain.weights_of("vit"))
+
+
+def _weights_choices(trials: Iterable[Trial]) -> dict[tuple[str, ...], Pretrain]:
+    return {_weights_key(trial.pretrain): trial.pretrain for trial in trials}
+
+
+def _absolute(path: str, value: Any) -> Any:
+    """Make a path absolute, because a trial in Ray runs in another working folder."""
+    is_weights = path.startswith("pretrain.") and path.endswith("weights") and value not in ("timm", "random")
+    return str(Path(value).absolute()) if path == "data.root" or is_weights else value

@@ -1,0 +1,146 @@
+"""Results roots made of plain records, through the same API by which the runner writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cass_tune.config import ARMS, Data, Finetune, Pretrain, Trial, control, get_field, to_json, with_field
+from cass_tune.identity import Inputs, trial_digest
+from cass_tune.results import Record, Results, StudyFolder
+
+PHANTOM = {
+    "train": {"glioma": 60, "meningioma": 60, "notumor": 60, "pituitary": 60},
+    "val": {"glioma": 15, "meningioma": 15, "notumor": 15, "pituitary": 15},
+    "test": {"glioma": 20, "meningioma": 20, "notumor": 20, "pituitary": 20},
+}
+BRAIN_MRI = {"train": {"all": 4570}, "val": {"all": 1142}, "test": {"all": 1311}}
+BRAIN_MRI_SUBSET = {"train": {"all": 1280}, "val": {"all": 320}, "test": {"all": 400}}
+TIMM = {"cnn": "timm:resnet50.a1_in1k", "vit": "timm:vit_base_patch16_384.augreg_in21k_ft_in1k"}
+RANDOM = {"cnn": "random", "vit": "random"}
+
+SMALL = Trial(
+    data=Data(image_size_px=48, label_fraction=0.1),
+    pretrain=Pretrain(cnn="test_resnet.r160_in1k", vit="test_vit.r160_in1k", weights="random", epochs=2),
+    finetune=Finetune(epochs=3),
+)
+"""A trial of the demo."""
+LARGE = Trial(data=Data(name="brain_mri"))
+"""A trial of the paper."""
+
+
+def cells(base: Trial, path: str, values: Iterable[Any], seeds: Iterable[int], controls: bool = True) -> list[Trial]:
+    """Return a grid over one axis, its controls first (each once)."""
+    grid = [with_field(with_field(base, path, value), "seed", seed) for value in values for seed in seeds]
+    first = [control(with_field(base, "seed", seed)) for seed in seeds]
+    if not path.startswith("pretrain."):
+        first = [control(trial) for trial in grid]
+    return [*(first if controls else []), *grid]
+
+
+class Root:
+    """A results root with one study that is asked for and answered by hand.
+
+    Args:
+        folder: the results root.
+        counts: images of the data by part and class.
+        weights: starting weights by arm.
+        demo: whether the plans say that they are a demo.
+    """
+
+    def __init__(
+        self, folder: Path, counts: Record = PHANTOM, weights: dict[str, str] = RANDOM, demo: bool = False
+    ) -> None:
+        self.results = Results(folder)
+        self.counts = counts
+        self.weights = weights
+        self.demo = demo
+        self.study: StudyFolder = self.results.study("batch_ablation", "phantom-demo" if demo else "brain_mri-paper")
+
+    def digest(self, trial: Trial) -> str:
+        return trial_digest(trial, Inputs(data=self._fingerprint(), **self.weights))
+
+    def _fingerprint(self) -> str:
+        return f"{sum(sum(part.values()) for part in self.counts.values()):064x}"
+
+    def plan(self, trials: Iterable[Trial], axes: Iterable[str] = ("pretrain.batch_size",), **changes: Any) -> None:
+        """Ask for trials."""
+        trials = list(trials)
+        self.study.write_plan(
+            {
+                "study": "batch_ablation",
+                "title": "Batch size of the pretraining",
+                "preset": "demo" if self.demo else "paper",
+                "demo": self.demo,
+                "recipe": "as_described",
+                "axes": list(axes),
+                "data": {
+                    "name": trials[0].data.name,
+                    "fingerprint": self._fingerprint(),
+                    "classes": sorted(self.counts["train"]),
+                    "counts": self.counts,
+                },
+                "weights": self.weights,
+                "results_version": 1,
+                "trials": [self._wanted(trial, list(axes)) for trial in trials],
+                **changes,
+            }
+        )
+
+    def _wanted(self, trial: Trial, axes: list[str]) -> Record:
+        settings = [f"{axis.partition('.')[2]}={get_field(trial, axis)}" for axis in axes]
+        if trial.pretrain.method == "none":
+            settings = ["control"]
+        name = " ".join([*settings, f"seed={trial.seed}"])
+        return {"digest": self.digest(trial), "name": name, "stage": None, "config": to_json(trial)}
+
+    def finish(self, trial: Trial, cnn: float | None, vit: float | None = None, **changes: Any) -> None:
+        """Record a trial as finished, with these macro-F1 of its arms."""
+        scores = {"cnn": cnn, "vit": cnn if vit is None else vit}
+        record = {
+            "digest": self.digest(trial),
+            "seed": trial.seed,
+            "classes": sorted(self.counts["train"]),
+            "stage": None,
+            "collapsed": False,
+            "images": {"pretrain": 240, "labelled": 24, "validation": 60, "test": 80},
+            "bad_images": {},
+            "class_weights": {},
+            "seconds": {"pretrain": 90.0 + trial.seed, "cnn": 6.0, "vit": 7.0},
+            "devices": ["cpu (AMD EPYC, 1 thread)"],
+            "results_version": 1,
+            "arms": {arm: _arm(getattr(trial.pretrain, arm), scores[arm]) for arm in ARMS},
+        }
+        self._folder(trial).finish({**record, **changes})
+
+    def fail(self, trial: Trial, kind: str = "RuntimeError", message: str = "first line\nout of memory") -> None:
+        """Record a trial as failed."""
+        self._folder(trial).fail(kind, message, "Traceback ...")
+
+    def _folder(self, trial: Trial):
+        folder = self.results.trial(self.digest(trial))
+        folder.write_config(to_json(trial))
+        return folder
+
+
+def _arm(model: str, macro_f1: float | None) -> Record:
+    metrics = {
+        "macro_f1": macro_f1,
+        "micro_f1_at_half": None if macro_f1 is None else macro_f1 - 0.05,
+        **dict.fromkeys(("micro_recall_at_half", "balanced_accuracy", "accuracy"), 0.5),
+        "auroc": None,
+        "loss": 0.3,
+        "n": 80,
+        "confusion_matrix": [[20, 0], [0, 60]],
+    }
+    return {"model": model, "best_epoch": 2, "parameters": 1000, "validation": metrics, "test": metrics}
+
+
+def replace(trial: Trial, **fields: Any) -> Trial:
+    """Return a copy of a trial with other values, for example ``pretrain_epochs=50``."""
+    for name, value in fields.items():
+        section, _, field = name.partition("_")
+        trial = with_field(trial, f"{section}.{field}" if field else section, value)
+    return dataclasses.replace(trial)

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import plots
+from analysis.curves import f1_curves
+from analysis.drawing import f1_figure
+from analysis.frames import where
+from analysis.groups import split
+from analysis.published import select
+from analysis.results import load
+from analysis.statistics import summarise
+from cass_tune.config import Trial, with_field
+from tests.analysis.synthetic import BRAIN_MRI, LARGE, SMALL, TIMM, Root, cells
+
+SEEDS = (0, 1, 2)
+BATCH = ["pretrain.batch_size"]
+PAPER = {"dataset": "brain_mri", "method": "CASS", "pretrain_epochs": 100, "origin": "paper"}
+
+
+def score(trial: Trial) -> float:
+    base = 0.5 if trial.pretrain.method == "none" else 0.5 + trial.pretrain.batch_size / 100
+    return base + trial.seed**2 / 100 + trial.data.label_fraction / 10
+
+
+def root_of(folder: Path, trials: list[Trial], axes: list[str], **changes: Any) -> Root:
+    root = Root(folder, demo=True)
+    root.plan(trials, axes)
+    for trial in trials:
+        root.finish(trial, score(trial), **changes)
+    return root
+
+
+def curves_of(root: Root, axes: list[str], published: dict | None = None) -> pd.DataFrame:
+    (group,) = split(load(root.study), axes)
+    return f1_curves(group.frame, axes, select(published or {}))
+
+
+def test_record_of_one_axis(tmp_path: Path) -> None:
+    trials = cells(SMALL, BATCH[0], [8, 16], SEEDS)
+    curves = where(curves_of(root_of(tmp_path, trials, BATCH), BATCH), {"arm": "cnn"})
+    eight = [score(trial) for trial in trials[3:6]]
+    mean = where(curves, {"kind": "mean", "x": 8}).iloc[0]
+    expected = summarise(eight)
+    assert (mean["y"], mean["low"], mean["high"]) == pytest.approx((expected.mean, expected.low, expected.high))
+    assert where(curves, {"kind": "seed", "x": 8})["y"].tolist() == pytest.approx(eight)
+    control = where(curves, {"kind": "control"})
+    assert len(control) == 1 and pd.isna(control["x"].iloc[0])
+    assert control["y"].iloc[0] == pytest.approx(summarise([score(trial) for trial in trials[:3]]).mean)
+
+
+def test_further_axes_are_series(tmp_path: Path) -> None:
+    axes = [*BATCH, "data.label_fraction"]
+    trials = [
+        trial
+        for share in (0.1, 1.0)
+        for trial in cells(with_field(SMALL, "data.label_fraction", share), BATCH[0], [8, 16], [0])
+    ]
+    curves = where(curves_of(root_of(tmp_path, trials, axes), axes), {"arm": "vit"})
+    for kind in ("mean", "seed", "control"):
+        assert set(where(curves, {"kind": kind})["series"]) == {"labels 10 %", "labels 100 %"}
+    mean = where(curves, {"kind": "mean", "series": "labels 100 %", "x": 16}).iloc[0]
+    assert mean["y"] == pytest.approx(0.76) and mean["n"] == 1 and pd.isna(mean["low"])
+
+
+def test_a_control_has_an_x_where_the_setting_is_its_own(tmp_path: Path) -> None:
+    axes = ["data.label_fraction"]
+    curves = curves_of(root_of(tmp_path, cells(SMALL, axes[0], [0.1, 1.0], [0]), axes), axes)
+    assert where(curves, {"kind": "control", "arm": "cnn"})["x"].tolist() == [0.1, 1.0]
+
+
+def test_a_cell_without_result_keeps_its_place(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    trials = cells(SMALL, BATCH[0], [8, 16], [0])
+    root.plan(trials)
+    root.finish(trials[1], 0.5)
+    means = where(curves_of(root, BATCH), {"arm": "cnn", "kind": "mean"})
+    assert means["x"].tolist() == [8, 16] and means["y"].isna().tolist() == [False, True]
+
+
+def test_published_values_stand_where_they_are_comparable(tmp_path: Path) -> None:
+    root = Root(tmp_path, BRAIN_MRI, TIMM)
+    trials = cells(LARGE, BATCH[0], [8, 12, 16], [0])
+    root.plan(trials)
+    for trial in trials:
+        root.finish(trial, 0.9)
+    found = where(curves_of(root, BATCH, PAPER), {"kind": "published"})
+    values = list(zip(found["arm"], found["x"], found["y"], strict=True))
+    assert values == [("cnn", 8, 0.9895), ("cnn", 16, 0.9909), ("vit", 8, 0.9315), ("vit", 16, 0.9276)]
+
+
+def test_the_drawing_shows_the_record(tmp_path: Path) -> None:
+    root = root_of(tmp_path, cells(SMALL, BATCH[0], [8, 16], SEEDS), BATCH, collapsed=True)
+    curves = curves_of(root, BATCH)
+    figure = f1_figure(curves, BATCH, "A title")
+    cnn, vit = figure.axes
+    assert [panel.get_title() for panel in (cnn, vit)] == ["CNN", "ViT"]
+    assert [label.get_text() for label in cnn.get_xticklabels()] == ["8", "16"]
+    assert cnn.get_xlabel() == "Pretraining batch size (images)"
+    means = where(curves, {"arm": "cnn", "kind": "mean"})["y"].tolist()
+    drawn = [np.asarray(line.get_ydata()).tolist() for line in cnn.lines]
+    assert means in drawn
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == [
+        "Mean, 95 % t interval",
+        "Single seeds",
+        "No pretraining, mean and 95 % t interval",
+        "Outputs of some seeds collapsed",
+    ]
+
+
+@pytest.mark.parametrize("done", [0, 1, 12])
+def test_files_of_a_study_however_far_it_is(tmp_path: Path, done: int) -> None:
+    root = Root(tmp_path, demo=True)
+    trials = cells(SMALL, BATCH[0], [4, 8, 16], SEEDS)
+    root.plan(trials)
+    for trial in trials[::-1][:done]:
+        root.finish(trial, score(trial))
+    assert sorted(path.name for path in plots.draw(root.study)) == ["DEMO_f1.pdf", "DEMO_f1.png", "DEMO_f1.svg"]
+    assert "DEMO: Batch size of the pretraining" in (root.study.plots / "DEMO_f1.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("axis", "values"),
+    [("data.label_fraction", [0.01, 0.1, 1.0]), ("finetune.focal_gamma", [0.0, 2.0]), ("pretrain.method", ["cass"])],
+)
+def test_axes_of_every_kind_can_be_drawn(tmp_path: Path, axis: str, values: list) -> None:
+    root = root_of(tmp_path, cells(SMALL, axis, values, SEEDS), [axis])
+    assert len(plots.draw(root.study)) == 3
+
+
+def test_equal_results_give_equal_files(tmp_path: Path) -> None:
+    root = root_of(tmp_path, cells(SMALL, BATCH[0], [8], SEEDS), BATCH)
+    first = [path.read_bytes() for path in plots.draw(root.study)]
+    assert [path.read_bytes() for path in plots.draw(root.study)] == first
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = root_of(tmp_path, cells(SMALL, BATCH[0], [8], SEEDS), BATCH)
+    assert plots.main(["batch_ablation", "--results", str(tmp_path)]) == 0
+    assert str(root.study.plots / "DEMO_f1.png") in capsys.readouterr().out
+    assert plots.main(["nothing", "--results", str(tmp_path)]) == 2

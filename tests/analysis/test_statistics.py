@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.statistics import Estimate, paired_difference, summarise
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+def test_interval_agrees_with_scipy(n: int) -> None:
+    values = np.random.default_rng(n).normal(0.7, 0.05, n)
+    low, high = stats.t.interval(0.95, n - 1, loc=values.mean(), scale=stats.sem(values))
+    found = summarise(values)
+    assert (found.mean, found.low, found.high) == pytest.approx((values.mean(), low, high), abs=1e-9)
+    assert (found.n, found.sd) == (n, pytest.approx(values.std(ddof=1), abs=1e-12))
+
+
+def test_interval_by_hand() -> None:
+    found = summarise([0.6, 0.7, 0.8])  # sd 0.1, t(0.975, 2) = 4.302652729911275
+    half = 4.302652729911275 * 0.1 / math.sqrt(3)
+    assert found.low == pytest.approx(0.7 - half, abs=1e-9)
+    assert found.half_width == pytest.approx(half, abs=1e-9)
+
+
+def test_unknown_values_are_left_out_and_n_says_so() -> None:
+    assert summarise([0.5, math.nan, None, 0.7]).n == 2
+    assert summarise(pd.Series([0.5, None, 0.7])).mean == pytest.approx(0.6)
+
+
+def test_one_value_has_no_interval() -> None:
+    found = summarise([0.7123])
+    assert (found.mean, found.n) == (0.7123, 1)
+    assert math.isnan(found.low) and math.isnan(found.high)
+    assert found.text() == "0.712 (n=1, no interval)"
+    assert found.short() == "0.712 (n=1)"
+
+
+def test_no_value() -> None:
+    found = summarise([])
+    assert found.n == 0 and math.isnan(found.mean)
+    assert found.text() == found.short() == "-"
+
+
+def test_text() -> None:
+    found = Estimate(0.7121, 0.6512, 0.7730, 3)
+    assert found.text() == "0.712 [0.651, 0.773]"
+    assert found.short() == "0.712 +-0.061"
+    assert found.short(signed=True) == "+0.712 +-0.061"
+    assert Estimate(-0.01, -0.03, 0.01, 3).text(signed=True) == "-0.010 [-0.030, +0.010]"
+
+
+def test_difference_is_paired_on_equal_seeds() -> None:
+    a = pd.Series([0.8, 0.7, 0.9, 0.1], index=[0, 1, 2, 7])
+    b = pd.Series([0.5, 0.7, 0.6, math.nan], index=[1, 0, 2, 3])
+    assert paired_difference(a, b) == summarise([0.8 - 0.7, 0.7 - 0.5, 0.9 - 0.6])
+    assert paired_difference(a, b.iloc[:0]).n == 0

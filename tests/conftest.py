@@ -1,0 +1,34 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TEST_DATA = "CASS_TUNE_TEST_DATA"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the user's own cache out of the tests; one cache for the session, because pixels are costly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CASS_TUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test in an empty folder, where there is no cass_tune.toml and relative results do no harm."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real images; tests that use it carry the mark ``real_data``."""
+    place = os.environ.get(TEST_DATA)
+    if not place:
+        pytest.skip(f"{TEST_DATA} is not set")
+    return Path(place).absolute()
