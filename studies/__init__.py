@@ -1,0 +1,1 @@
+"""Pages of a paper: which trials, and which published numbers to lay beside them."""

@@ -18,7 +18,7 @@ from cass_tune.study import Study
 
 STUDY = Study(
     name="batch_ablation",
-    title="CASS pretraining batch size 8, 16, 32 against F1 (arXiv 2206.04170, batch-size ablation).",
+    title="CASS pretraining batch size 8, 16, 32 against F1",
     axes={"pretrain.batch_size": (8, 16, 32)},
     published={"dataset": "brain_mri", "method": "CASS", "origin": "paper", "pretrain_epochs": 100},
 )
