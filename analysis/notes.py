@@ -51,10 +51,12 @@ def _agreed(frame: pd.DataFrame, axes: list[str], path: str) -> Any:
 
 
 def _data_line(plan: Record, frame: pd.DataFrame, axes: list[str]) -> str:
-    counts = [frame[f"listed_{part}"].unique().tolist() for part in ("train", "validation", "test")]
+    names = {"train": "training", "validation": "validation", "test": "test"}
+    counts = {name: frame[f"listed_{part}"].unique().tolist() for part, name in names.items()}
     parts = [f"data: {plan['data']['name']}", f"{len(plan['data']['classes'])} classes"]
-    if all(len(values) == 1 for values in counts):
-        parts.append("{} training + {} validation + {} test images".format(*(values[0] for values in counts)))
+    if all(len(values) == 1 for values in counts.values()):
+        there = [f"{values[0]} {name}" for name, values in counts.items() if values[0]]
+        parts.append(f"{' + '.join(there)} images")
     size, share = (_agreed(frame, axes, f"data.{name}") for name in ("image_size_px", "label_fraction"))
     parts += [f"{size} px"] if size is not None else []
     parts += [f"{setting('data_label_fraction', share)} of the labels"] if share is not None else []

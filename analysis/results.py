@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import get_type_hints
 
 import pandas as pd
@@ -13,8 +11,8 @@ import pandas as pd
 from analysis.frames import once, where
 from cass_tune.config import ARMS, SECTIONS, Data, Finetune, Pretrain, Trial
 from cass_tune.errors import UsageError
-from cass_tune.identity import ID_DIGITS, matters
-from cass_tune.results import Record, Results, StudyFolder, TrialFolder, read_json, whole_file
+from cass_tune.identity import matters
+from cass_tune.results import Record, Results, StudyFolder, TrialFolder, whole_file
 
 METRICS = (
     "macro_f1",
@@ -102,8 +100,7 @@ def read_plans(study: StudyFolder) -> list[Record]:
     Raises:
         UsageError: there is no plan, or one is damaged.
     """
-    with _naming_damaged(study.path, "plans/*.json"):
-        plans = study.plans()
+    plans = study.plans()
     if not plans:
         raise UsageError(f"Nothing has been asked for in {study.path}. Run the study first.")
     return plans
@@ -124,10 +121,9 @@ def _wanted(plans: list[Record]) -> list[tuple[int, Record, Record]]:
 
 
 def _rows(results: Results, plan: Record, trial: Record, place: Record) -> Iterator[Record]:
-    with _naming_damaged(results.root, f"*/{trial['digest'][:ID_DIGITS]}*/*.json"):
-        folder = results.trial(trial["digest"])
-        common = {**place, **_asked(plan, trial), **_became(folder)}
-        result = folder.result() or {}
+    folder = results.trial(trial["digest"])
+    common = {**place, **_asked(plan, trial), **_became(folder)}
+    result = folder.result() or {}
     for arm in ARMS:
         yield {**common, "arm": arm, "weights": plan["weights"][arm], **_of_arm(result, trial["config"], arm)}
 
@@ -204,25 +200,3 @@ def _index(frame: pd.DataFrame) -> pd.DataFrame:
     scores = [f"{arm}_macro_f1" for arm in ARMS]
     columns = ["trial_id", "name", "status", "seed", *scores, "collapsed", "error", "log", "digest"]
     return trials.reset_index().reindex(columns=columns)
-
-
-@contextmanager
-def _naming_damaged(folder: Path, pattern: str) -> Iterator[None]:
-    """Turn "not JSON" into a message that names the file, one of those that match the pattern."""
-    try:
-        yield
-    except ValueError as error:
-        damaged = [str(path) for path in sorted(folder.glob(pattern)) if _is_damaged(path)]
-        if not damaged:
-            raise
-        raise UsageError(
-            *(f"{path} is damaged: it is not JSON. Delete it and run the study again." for path in damaged)
-        ) from error
-
-
-def _is_damaged(path: Path) -> bool:
-    try:
-        read_json(path)
-    except ValueError:
-        return True
-    return False

@@ -130,8 +130,10 @@ class Progress:
         screen = RichConsole(file=self._console.stream)
         with Live(get_renderable=self._render, console=screen, refresh_per_second=2) as live:
             self._live = live
-            yield
-        self._live = None
+            try:
+                yield
+            finally:
+                self._live = None
 
     def start(self, digest: str) -> None:
         work = self._works[digest]

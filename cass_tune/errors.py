@@ -18,6 +18,10 @@ class UsageError(Exception):
         super().__init__("\n".join(problems))
 
 
+class Terminated(Exception):
+    """The run was ended by SIGTERM, in good order."""
+
+
 class Collapsed(Exception):
     """A pretraining whose outputs became constant, under ``--on-collapse stop``."""
 

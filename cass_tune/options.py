@@ -7,10 +7,11 @@ unknown option, wrong type and broken rule is reported together.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import tomllib
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -67,9 +68,9 @@ class Settings:
         ]
         problems += _gpu_problems(self.gpus_per_trial)
         if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
-            problems.append(f"--seeds must differ from one another, but got {' '.join(map(str, self.seeds))}.")
+            problems.append(f"--seeds must differ from one another, but got {_words(self.seeds)}.")
         if self.seeds is not None and (not self.seeds or min(self.seeds) < 0):
-            problems.append(f"--seeds must be whole numbers of at least 0, but got {self.seeds}.")
+            problems.append(f"--seeds must be whole numbers of at least 0, but got {_words(self.seeds)}.")
         if self.local and self.address:
             problems.append("--local runs without Ray and --address names a Ray cluster: give one of them.")
         if problems:
@@ -77,6 +78,10 @@ class Settings:
 
 
 _LEAST = {"cpus_per_trial": 1, "threads": 1, "workers": 0}
+
+
+def _words(values: Iterable[Any]) -> str:
+    return " ".join(map(str, values)) or "none"
 
 
 def _gpu_problems(gpus: float | str) -> list[str]:
@@ -114,7 +119,8 @@ def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[
         folder: where ``cass_tune.toml`` may lie.
 
     Raises:
-        UsageError: every unknown option and wrong type, of the arguments and of the file.
+        UsageError: every unknown option, wrong type and broken rule, of the arguments and of the file. Without any of
+            the first two, the rules of the trial's fields are left to the trial.
         SystemExit: after ``--help``, or an option without its value.
     """
     problems: list[str] = []
@@ -131,11 +137,24 @@ def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[
         problems.extend(error.problems)
         settings = Settings()
     if problems:
-        raise UsageError(*problems)
+        raise UsageError(*problems, *_broken_rules(values))
     fields = {path: value for path, value in values.items() if "." in path}
     sources = {"the command line": argument_texts, CONFIG_FILE: file_texts}
     named_by = [source for source, texts in sources.items() if "data.name" in texts]
     return Given(settings=settings, fields=fields, source=named_by[0] if named_by else None)
+
+
+def _broken_rules(values: Mapping[str, Any]) -> list[str]:
+    """Return the broken rules of the trial's fields, each field looked at alone, beside defaults."""
+    problems: list[str] = []
+    for path, value in values.items():
+        section, _, name = path.partition(".")
+        for item in (value if isinstance(value, tuple) else (value,)) if name else ():
+            try:
+                SECTIONS[section](**{name: item})
+            except UsageError as error:
+                problems.extend(error.problems)
+    return problems
 
 
 def _hint(path: str, axes: Collection[str]) -> Any:
@@ -183,6 +202,7 @@ def _read_arguments(
     options = _options_class(axes)
     parsed, unknown = tyro.cli(options, prog=prog, description=description, args=list(argv), return_unknown_args=True)
     names = [option(path) for path in _known(axes)]
+    problems += _given_twice(argv)
     for word in unknown:
         if word.startswith("--"):
             name = word.partition("=")[0]
@@ -201,6 +221,13 @@ def _read_arguments(
         elif value is not None and value is not False:
             texts[item.name] = value
     return texts
+
+
+def _given_twice(argv: Sequence[str]) -> list[str]:
+    words = [word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")]
+    names = [option("data.name") if word == "--data" else word for word in words]
+    repeated = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return [f"{name} is given {names.count(name)} times: give it once (an axis takes a list)." for name in repeated]
 
 
 def _options_class(axes: Collection[str]) -> Any:
@@ -225,12 +252,10 @@ def _section_class(section: str, axes: Collection[str]) -> type:
 
 
 def _option_field(owner: type, item: Any, path: str, axes: Collection[str]) -> tuple[str, Any, Any]:
-    import docstring_parser
     import tyro
 
     hint = _hint(path, axes)
-    docs = {p.arg_name: p.description for p in docstring_parser.parse_from_object(owner).params}
-    text = (docs[item.name] or "").replace("\n", " ")
+    text = _texts(owner)[item.name]
     if hint is bool:
         flag = tyro.conf.arg(help=text, help_behavior_hint="")
         return item.name, Annotated[bool, tyro.conf.FlagCreatePairsOff, flag], False
@@ -240,6 +265,15 @@ def _option_field(owner: type, item: Any, path: str, axes: Collection[str]) -> t
     argument = tyro.conf.arg(help=text, metavar=_metavar(hint), help_behavior_hint=default)
     many = get_origin(_plain(hint)) is tuple
     return item.name, Annotated[(tuple[str, ...] if many else str) | None, argument], None
+
+
+@functools.cache
+def _texts(owner: type) -> dict[str, str]:
+    """Return the sentence under each field of a dataclass."""
+    import docstring_parser
+
+    params = docstring_parser.parse_from_object(owner).params
+    return {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
 
 def _plain(hint: Any) -> Any:
@@ -260,7 +294,7 @@ def _metavar(hint: Any) -> str:
     if get_origin(plain) is tuple:
         inner = _metavar(get_args(plain)[0])
         return f"{inner} [{inner} ...]"
-    names = {int: "INT", float: "FLOAT", str: "TEXT"}
+    names = {int: "INT", float: "FLOAT", str: "TEXT", bool: "true|false"}
     return "|".join("|".join(get_args(a)) if get_origin(a) is Literal else names[a] for a in _alternatives(plain))
 
 
@@ -277,7 +311,7 @@ def _convert_into(
         else:
             values[path] = _convert(text, hint)
     except ValueError:
-        shown = " ".join(map(str, text)) if isinstance(text, list | tuple) else text
+        shown = " ".join(text) if isinstance(text, tuple) else text
         problems.append(f"{option(path)} takes {_metavar(hint)}, but got {shown!r} ({source}).")
 
 
@@ -289,7 +323,7 @@ def _convert(text: Any, hint: Any) -> Any:
         elif kind is bool:
             if isinstance(text, bool):
                 return text
-        elif isinstance(text, bool):
+        elif isinstance(text, bool | dict | list):  # of the file
             continue
         else:
             try:

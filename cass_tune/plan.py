@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cass_tune.config import Trial, control, get_field, to_json, with_field
+from cass_tune.config import ARMS, Trial, control, get_field, to_json, with_field
 from cass_tune.data.listing import Listing
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, matters, stage_digest, trial_digest
@@ -59,13 +59,20 @@ def grid(base: Trial, axes: Axes) -> Iterator[Trial]:
 
 
 def with_controls(cells: Iterable[Trial]) -> list[Trial]:
-    """Return the cells and, for every finetuning setting among them, one control without pretraining."""
-    cells = list(cells)
+    """Return the cells and, for every setting that a control can have among them, one control without pretraining."""
+    cells = list(dict.fromkeys(cells))
     controls: dict[Any, Trial] = {}
     for trial in cells:
-        key = (trial.data, trial.finetune, trial.pretrain.cnn, trial.pretrain.vit, trial.pretrain.weights)
-        controls.setdefault(key, control(trial))
-    return [*dict.fromkeys(cells), *controls.values()]
+        controls.setdefault(_control_key(trial), control(trial))
+    there = {_control_key(trial) for trial in cells if trial.pretrain.method == "none"}
+    return [*cells, *(trial for key, trial in controls.items() if key not in there)]
+
+
+def _control_key(trial: Trial) -> Any:
+    """Return what a control's numbers depend on."""
+    data = with_field(trial, "data.pretrain_fraction", 1.0).data
+    weights = (trial.pretrain.weights_of(arm) for arm in ARMS)
+    return (data, trial.finetune, trial.pretrain.cnn, trial.pretrain.vit, *weights)
 
 
 def replicate(cells: Sequence[Trial], seeds: Sequence[int]) -> list[Trial]:
@@ -88,27 +95,30 @@ def select(trials: Sequence[Trial], only: Sequence[str], axes: Axes) -> list[Tri
             known = ", ".join(axis.replace("_", "-") for axis in axes)
             problems.append(f"--only takes axis=value,value with an axis of the study ({known}), not {condition!r}.")
             continue
-        wanted = values.split(",")
-        there = sorted({_text(get_field(trial, path)) for trial in trials if matters(trial, path)})
-        missing = [value for value in wanted if _text_of_number(value) not in there]
+        wanted = {_comparable(text): text for text in values.split(",")}
+        there = {_comparable(value): value for t in trials if matters(t, path) for value in [get_field(t, path)]}
+        missing = [text for value, text in wanted.items() if value not in there]
         if missing:
-            problems.append(f"--only {condition}: no cell has {', '.join(missing)}; there are {', '.join(there)}.")
-        allowed = {_text_of_number(value) for value in wanted}
-        kept = [t for t in kept if not matters(t, path) or _text(get_field(t, path)) in allowed]
+            known = ", ".join(str(value) for value in there.values())
+            problems.append(f"--only {condition}: no cell has {', '.join(missing)}; there are {known}.")
+        kept = [t for t in kept if not matters(t, path) or _comparable(get_field(t, path)) in wanted]
+    if not kept and not problems:
+        problems.append(f"--only {' '.join(only)} leaves no cell: every condition must hold.")
     if problems:
         raise UsageError(*problems)
     return kept
 
 
+def _comparable(value: Any) -> float | str:
+    """Return a number, or its text, as a number, so that 1 and 1.0 are one; any other text as it is."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _text_of_number(text: str) -> str:
-    try:
-        return f"{float(text):g}"
-    except ValueError:
-        return text
 
 
 def names(trials: Sequence[Trial]) -> list[str]:

@@ -17,7 +17,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any | None:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UsageError(f"{path} is damaged: {error}. Delete it; what it recorded is then done again.") from error
@@ -169,9 +169,12 @@ class TrialFolder(Folder):
 
     def set_aside(self) -> None:
         """Move an earlier result to ``earlier/<time>/`` so that the trial runs again."""
+        moved = [path for path in self.path.glob("*") if path.name not in ("earlier", "config.json")]
+        if not moved:
+            return
         target = self.path / "earlier" / new_attempt()
         target.mkdir(parents=True)
-        for path in [p for p in self.path.iterdir() if p.name not in ("earlier", "config.json")]:
+        for path in moved:
             path.rename(target / path.name)
 
 
@@ -233,11 +236,15 @@ class Results:
         return self.root / "ray" / study
 
     def check_writable(self) -> None:
-        """Raise a UsageError when nothing can be written below the root."""
+        """Raise a UsageError when nothing can be written below the root; it leaves nothing behind."""
+        made = [place for place in (self.root, *self.root.parents) if not place.exists()]
         try:
             with whole_file(self.root / ".writable") as temporary:
                 temporary.touch()
             (self.root / ".writable").unlink(missing_ok=True)
+            for place in made:
+                with suppress(OSError):  # another process has written there meanwhile
+                    place.rmdir()
         except OSError as error:
             raise UsageError(
                 f"Cannot write to the results root {self.root}: {error.strerror}. "

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cass_tune.config import from_json, to_json
 from cass_tune.environment import NUMERIC_PACKAGES, versions
-from cass_tune.errors import UsageError
+from cass_tune.errors import Terminated, UsageError
 from cass_tune.identity import Inputs
 from cass_tune.overview import failure_line, headline
 from cass_tune.plan import Wanted
@@ -46,8 +47,8 @@ def trainable(config: Mapping[str, Any]) -> None:
 
     Args:
         config: ``run``: ``{"trial": ..., "inputs": ...}`` with the trial as `to_json` gives it and,
-            optionally, the inputs that the driver saw; ``results``: absolute path of the results root; ``options``: fields of
-            `cass_tune.trial.RunOptions`, optional.
+            optionally, the inputs that the driver saw; ``results``: absolute path of the results root; ``options``:
+            fields of `cass_tune.trial.RunOptions`, optional.
     """
     from ray import tune
 
@@ -85,8 +86,9 @@ def ray_session(address: str | None) -> Iterator[None]:
     else:
         package = str(Path(__file__).parent)
         try:
+            _knock(address)
             ray.init(address=address, **common, runtime_env={"py_modules": [package]})
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UsageError(
                 f"--address {address}: no Ray cluster can be joined there: {str(error).strip().splitlines()[0]} "
                 "Give `auto` on a node of the cluster, or HOST:PORT as `ray start` printed it, or leave --address out."
@@ -98,12 +100,23 @@ def ray_session(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Raise an OSError or ValueError when nothing listens there; Ray itself would try for ten minutes."""
+    host, colon, port = address.rpartition(":")
+    if address == "auto" or "://" in address:
+        return
+    if not colon:
+        raise ValueError("it is neither `auto` nor HOST:PORT.")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+        pass
+
+
 def check_nodes() -> None:
     """Raise a UsageError that names every node whose versions differ from the driver's."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = versions(NUMERIC_PACKAGES)
+    here = driver_versions()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id():
         return
@@ -117,6 +130,11 @@ def check_nodes() -> None:
     problems = node_problems(here, {name: ray.get(reference, timeout=120) for name, reference in asked.items()})
     if problems:
         raise UsageError(*problems)
+
+
+def driver_versions() -> dict[str, str]:
+    """Return the driver's versions of everything that can change a number."""
+    return versions(NUMERIC_PACKAGES)
 
 
 def node_problems(here: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -183,6 +201,9 @@ def run_trials(
 
     Returns:
         Ray's own record of the run.
+
+    Raises:
+        Terminated: SIGTERM came; Ray has stopped the trials.
     """
     from ray import tune
 
@@ -203,8 +224,11 @@ def run_trials(
             callbacks=[_watcher(ids, results, progress)],
         ),
     )
-    with _terminate_gracefully(), progress.shown():
-        return tuner.fit()
+    with _terminate_gracefully() as terminated, progress.shown():
+        grid = tuner.fit()
+    if terminated:
+        raise Terminated
+    return grid
 
 
 def _key(run: Mapping[str, Any]) -> str:
@@ -216,6 +240,9 @@ def _watcher(ids: Mapping[str, Wanted], results: Results, progress: Progress) ->
     from ray.tune import Callback
 
     class Watcher(Callback):
+        def __reduce__(self) -> Any:  # Ray pickles the Tuner with its callbacks; nobody of ours ever restores it
+            return Callback, ()
+
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             progress.start(_digest(trial))
 
@@ -248,18 +275,20 @@ def _watcher(ids: Mapping[str, Wanted], results: Results, progress: Progress) ->
 
 
 @contextlib.contextmanager
-def _terminate_gracefully() -> Iterator[None]:
-    """Let SIGTERM stop Ray Tune as SIGUSR1 does: without this its last state is lost."""
+def _terminate_gracefully() -> Iterator[list[int]]:
+    """Let SIGTERM stop Ray Tune as SIGUSR1 does: without this its last state is lost. Yields the signals that came."""
+    came: list[int] = []
 
-    def handler(*_: Any) -> None:
+    def handler(number: int, *_: Any) -> None:
+        came.append(number)
         os.kill(os.getpid(), signal.SIGUSR1)
 
     try:
         before = signal.signal(signal.SIGTERM, handler)
     except ValueError:  # not in the main thread
-        yield
+        yield came
         return
     try:
-        yield
+        yield came
     finally:
         signal.signal(signal.SIGTERM, before)

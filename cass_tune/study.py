@@ -11,7 +11,7 @@ from typing import Any
 from cass_tune.config import SECTIONS, Pretrain, Trial, with_field
 from cass_tune.console import Console
 from cass_tune.data.listing import Listing
-from cass_tune.errors import UsageError
+from cass_tune.errors import Terminated, UsageError
 from cass_tune.execution import Execution
 from cass_tune.identity import RESULTS_VERSION, Inputs
 from cass_tune.options import Given, Settings, option, parse
@@ -66,6 +66,9 @@ class Study:
         except KeyboardInterrupt:
             console.say("Interrupted. What is finished is kept; the same command runs the rest.")
             return EXIT_INTERRUPTED
+        except Terminated:
+            console.say("Terminated. What is finished is kept; the same command runs the rest.")
+            return EXIT_TERMINATED
 
 
 class _Command:
@@ -77,7 +80,7 @@ class _Command:
         self.given = given
         self.console = console
         self.report = report
-        self.results = Results(Path(self.settings.results))
+        self.results = Results(Path(self.settings.results).expanduser())
         self.preset = self.settings.preset or ("paper" if "data.name" in given.fields else "demo")
         self.axes = self._axes()
 
@@ -115,7 +118,8 @@ class _Command:
     def _axes(self) -> Axes:
         preset = PRESETS[self.preset]
         own = {path: preset.scale(path, tuple(values)) for path, values in self.study.axes.items()}
-        return {path: self.given.fields.get(path, values) for path, values in own.items()}
+        chosen = {path: self.given.fields.get(path, values) for path, values in own.items()}
+        return {path: tuple(_absolute(path, value) for value in values) for path, values in chosen.items()}
 
     def _first_line(self) -> str:
         data = self.given.fields.get("data.name", "phantom")
@@ -135,7 +139,8 @@ class _Command:
         base, problems = self._base()
         for path, values in self.axes.items():
             if len(set(values)) < len(values) or not values:
-                problems.append(f"{option(path)} takes different values, but got {' '.join(map(str, values))}.")
+                given = " ".join(map(str, values)) or "none"
+                problems.append(f"{option(path)} takes different values, but got {given}.")
             for value in values:
                 _collect(problems, with_field, base, path, value)
         if problems:
@@ -253,4 +258,5 @@ def _weights_choices(trials: Iterable[Trial]) -> dict[tuple[str, ...], Pretrain]
 def _absolute(path: str, value: Any) -> Any:
     """Make a path absolute, because a trial in Ray runs in another working folder."""
     is_weights = path.startswith("pretrain.") and path.endswith("weights") and value not in ("timm", "random")
-    return str(Path(value).absolute()) if path == "data.root" or is_weights else value
+    is_place = path == "data.root" or is_weights
+    return str(Path(value).expanduser().absolute()) if is_place and value else value

@@ -77,15 +77,14 @@ def _write(path: Path, listing: Listing, size_px: int, progress: Callable[[int, 
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     count = len(listing.items)
     try:
-        array = np.lib.format.open_memmap(temporary, "w+", np.uint8, (count, size_px, size_px, 3))
-        with ThreadPoolExecutor(4) as pool:
+        with temporary.open("wb") as stream, ThreadPoolExecutor(4) as pool:  # through a map a full disk would kill us
+            shape = (count, size_px, size_px, 3)
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
             images: Iterable[np.ndarray] = pool.map(lambda item: decode(listing, item, size_px), listing.items)
             for number, image in enumerate(images):
-                array[number] = image
+                stream.write(image.tobytes())
                 if progress:
                     progress(number + 1, count)
-        array.flush()
-        del array
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -42,6 +42,7 @@ def build_arm(trial: Trial, arm: str) -> nn.Module:
     torch.manual_seed(torch_seed(trial.seed, f"initialisation/{arm}"))
     try:
         model = _create(name, weights, arm, arguments)
+        _try_size(model, trial.data.image_size_px)
     except UsageError:
         raise
     except Exception as error:  # timm, the hub's client and torch raise many kinds; none is our user's to decode
@@ -64,6 +65,14 @@ def _create(name: str, weights: str, arm: str, arguments: Mapping[str, Any]) -> 
         "num_classes": width,
     }  # equal widths make timm load strictly: no tensor may be missing
     return timm.create_model(name, pretrained=True, num_classes=width, pretrained_cfg_overlay=overlay, **arguments)
+
+
+def _try_size(model: nn.Module, size_px: int) -> None:
+    """Raise the model's own error when it cannot take images of this size."""
+    model.eval()
+    with torch.no_grad():
+        model(torch.zeros(1, 3, size_px, size_px))
+    model.train()
 
 
 def _read_state(path: Path, arm: str) -> dict[str, Tensor]:

@@ -89,6 +89,7 @@ class Pretraining:
             monitor.add(outputs)
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+        loss.mean()  # outputs that are not finite cannot be measured
         return loss, monitor.measure()
 
     def _judge(self, health: Health, epoch: int) -> None:

@@ -15,8 +15,9 @@ from analysis.groups import split
 from analysis.published import select
 from analysis.results import load, read_plans, study_axes
 from analysis.statistics import summarise
-from tests.analysis.synthetic import BRAIN_MRI, BRAIN_MRI_SUBSET, LARGE, SMALL, TIMM, Root, cells, replace
+from tests.analysis.synthetic import BRAIN_MRI, BRAIN_MRI_SUBSET, LARGE, PHANTOM, SMALL, TIMM, Root, cells, replace
 
+REPOSITORY = Path(__file__).parents[2]
 SEEDS = (0, 1, 2)
 TRIALS = cells(SMALL, "pretrain.batch_size", [8, 16], SEEDS)
 CONTROLS, EIGHT, SIXTEEN = TRIALS[:3], TRIALS[3:6], TRIALS[6:]
@@ -143,6 +144,12 @@ def test_the_heading_names_the_common_facts(root: Root) -> None:
     assert "pretraining epochs: 2, finetuning epochs: 3" in head
     assert "devices: cpu (AMD EPYC, 1 thread)" in head and "mixed" not in head
     assert "pretraining batch size" not in head
+
+
+def test_the_heading_leaves_out_a_validation_part_that_the_data_do_not_bring(tmp_path: Path) -> None:
+    root = Root(tmp_path, {part: PHANTOM[part] for part in ("train", "test")})
+    root.plan(TRIALS)
+    assert "240 training + 80 test images" in tables.render(root.study)
 
 
 def test_mixed_devices_are_said(root: Root) -> None:
@@ -292,5 +299,5 @@ def test_command_line_without_a_page(root: Root, capsys: pytest.CaptureFixture[s
 
 def test_neither_torch_nor_ray_is_imported() -> None:
     code = "import sys, analysis.tables, analysis.plots; print({'torch', 'ray', 'studies'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout.strip() == "set()"

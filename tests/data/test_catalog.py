@@ -14,6 +14,7 @@ from cass_tune.data.catalog import SOURCES, list_images
 from cass_tune.errors import UsageError
 
 MakeImage = Callable[..., Path]
+REPOSITORY = Path(__file__).parents[2]
 NEED_A_ROOT = ("brain_mri", "folder", "csv")
 
 
@@ -86,5 +87,5 @@ def test_importing_starts_nothing_heavy() -> None:
         "import sys, cass_tune.data.catalog\n"
         "print([name for name in ('torch', 'pandas', 'PIL', 'numpy', 'ray', 'timm') if name in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert found.stdout.strip() == "[]"

@@ -200,7 +200,8 @@ def test_several_processes_at_once(make_image: MakeImage, tmp_path: Path) -> Non
         "assert len(found) == 30 and not any(e.error for e in found.values())"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=Path.cwd()) for _ in range(3)]
+    repository = Path(__file__).parents[2]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=repository) for _ in range(3)]
     errors = [run.communicate()[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0], errors
     assert errors == ["", "", ""], "no process warned"

@@ -1,0 +1,213 @@
+"""Order and augmentation depend on (seed, stream, epoch, image) and on nothing else; evaluation is plain."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cass_tune.data import pixels as pixels_module
+from cass_tune.data.augmentation import augment
+from cass_tune.data.loader import Batch, Batches, batch_bounds, normalise
+from cass_tune.data.phantom import phantom_listing
+from cass_tune.data.pixels import decode, load_pixels
+from cass_tune.randomness import generator
+from tests import tiny
+
+LISTING = tiny.listing({"train": {"dog": 12, "cat": 8}, "test": {"dog": 40, "cat": 27}})
+PIXELS = tiny.pixels(LISTING)
+TRAIN, TEST = LISTING.of_split("train"), LISTING.of_split("test")
+
+
+def batches(stream: str = "pretrain", seed: int = 0, workers: int = 0) -> Batches:
+    return Batches(PIXELS, seed=seed, stream=stream, workers=workers)
+
+
+def train(source: Batches, epoch: int = 1, size: int = 8) -> list[Batch]:
+    return list(source.training(TRAIN, size, epoch, drop_last=False))
+
+
+def views(found: Iterable[Batch]) -> dict[int, Tensor]:
+    return {int(p): image for batch in found for p, image in zip(batch.positions, batch.images, strict=True)}
+
+
+def order(found: Iterable[Batch]) -> list[int]:
+    return [position for batch in found for position in batch.positions.tolist()]
+
+
+def equal(one: list[Batch], other: list[Batch]) -> bool:
+    pairs = [(getattr(a, n), getattr(b, n)) for a, b in zip(one, other, strict=True) for n in ("images", "positions")]
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_an_epoch_is_every_image_once_in_random_order() -> None:
+    seen = order(train(batches()))
+    assert sorted(seen) == list(TRAIN) and seen != list(TRAIN)
+
+
+def test_an_image_is_augmented_by_its_own_draws() -> None:
+    for position, image in views(train(batches("finetune/cnn", seed=3), epoch=2)).items():
+        expected = augment(PIXELS[position], generator(3, "finetune/cnn/augmentation", 2, position))
+        assert np.array_equal(image.numpy().transpose(1, 2, 0), expected)
+
+
+def test_same_for_any_number_of_workers() -> None:
+    alone, helped = batches(), batches(workers=2)
+    for epoch in (1, 2):
+        assert equal(train(alone, epoch), train(helped, epoch))
+    assert equal(list(alone.evaluation(TEST)), list(helped.evaluation(TEST)))
+    assert equal(train(alone, 3), train(helped, 3))
+
+
+def test_view_and_order_do_not_depend_on_the_batch_size() -> None:
+    small, large = train(batches(), size=3), train(batches(), size=20)
+    assert order(small) == order(large)
+    first, second = views(small), views(large)
+    assert all(torch.equal(first[p], second[p]) for p in TRAIN)
+
+
+def test_nor_on_what_was_loaded_before() -> None:
+    source = batches()
+    train(source, 1)
+    list(source.evaluation(TEST))
+    torch.manual_seed(5)
+    np.random.seed(5)
+    assert equal(train(source, 2), train(batches(), 2))
+
+
+def test_loading_leaves_torchs_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    train(batches())
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"stream": "finetune/vit"}])
+def test_another_seed_or_stream_is_another_epoch(other: dict[str, int]) -> None:
+    first, second = train(batches()), train(batches(**other))  # type: ignore[arg-type]
+    assert order(first) != order(second)
+    one, two = views(first), views(second)
+    assert any(not torch.equal(one[p], two[p]) for p in TRAIN)
+
+
+def test_another_epoch_is_another_order_and_other_views() -> None:
+    first, second = train(batches(), 1), train(batches(), 2)
+    assert order(first) != order(second)
+    one, two = views(first), views(second)
+    assert any(not torch.equal(one[p], two[p]) for p in TRAIN)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_is_every_image_once_in_order_as_it_is(workers: int) -> None:
+    """Deterministic (D10) and complete (D18): 67 images in batches of 64 and 3."""
+    source = batches(workers=workers)
+    found = list(source.evaluation(TEST))
+    assert [len(batch.images) for batch in found] == [64, 3]
+    assert order(found) == list(TEST)
+    for position, image in views(found).items():
+        assert np.array_equal(image.numpy().transpose(1, 2, 0), PIXELS[position])
+    assert equal(found, list(source.evaluation(TEST)))
+
+
+def test_labels_are_places_in_the_sorted_class_names() -> None:
+    """A reproduction's labels were all 1 (D9); another kept the weights of another order (D15)."""
+    assert LISTING.classes == ("cat", "dog")
+    for batch in train(batches()):
+        names = [LISTING.items[p].label for p in batch.positions.tolist()]
+        assert batch.labels.tolist() == [0 if name == "cat" else 1 for name in names]
+        assert batch.labels.dtype == torch.int64 and batch.images.dtype == torch.uint8
+    assert {int(label) for batch in train(batches()) for label in batch.labels} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "drop_last", "sizes"),
+    [
+        (20, 8, True, [8, 8]),
+        (16, 8, True, [8, 8]),
+        (17, 8, True, [8, 8]),
+        (8, 8, True, [8]),
+        (20, 8, False, [8, 8, 4]),
+        (17, 8, False, [8, 9]),
+        (16, 8, False, [8, 8]),
+        (5, 8, False, [5]),
+        (1, 8, False, [1]),
+        (9, 8, False, [9]),
+        (3, 2, False, [3]),
+    ],
+)
+def test_batch_bounds(count: int, size: int, drop_last: bool, sizes: list[int]) -> None:
+    bounds = batch_bounds(count, size, drop_last=drop_last)
+    assert [end - start for start, end in bounds] == sizes
+    assert bounds[0][0] == 0 and all(a[1] == b[0] for a, b in pairwise(bounds))
+
+
+def test_normalise() -> None:
+    images = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    found = normalise(images, torch.device("cpu")).flatten().tolist()
+    assert found == pytest.approx([-0.485 / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225], abs=1e-6)
+    assert images.flatten().tolist() == [0, 255, 51]
+
+
+def test_cached_pixels_equal_decoded_ones(own_cache: Path) -> None:
+    listing = replace(phantom_listing(), items=phantom_listing().items[::60], fingerprint="f" * 64)
+    progress: list[tuple[int, int]] = []
+    found = load_pixels(listing, 24, lambda done, total: progress.append((done, total)))
+    for position, item in enumerate(listing.items):
+        expected = decode(listing, item, 24)
+        assert expected.shape == (24, 24, 3) and expected.dtype == np.uint8
+        assert np.array_equal(found[position], expected)
+    assert progress[-1] == (10, 10)
+    assert [path.name for path in (own_cache / "pixels").iterdir()] == [f"{'f' * 32}-24.npy"]
+
+
+def test_pixels_are_decoded_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_pixels(LISTING, 16)
+    monkeypatch.setattr(pixels_module, "decode", None)
+    again = load_pixels(LISTING, 16)
+    assert np.array_equal(first[3], again[3])
+
+
+def test_resizing_is_torchvisions() -> None:
+    from torchvision.transforms import Resize
+
+    item = LISTING.items[0]
+    expected = np.asarray(Resize((24, 24))(LISTING.open_image(item)))
+    assert np.array_equal(decode(LISTING, item, 24), expected)
+
+
+def unusable(folder: Path, how: str) -> None:
+    folder.mkdir(exist_ok=True)
+    cached = folder / "pixels" / f"{LISTING.fingerprint[:32]}-32.npy"
+    if how == "a file in the way":
+        (folder / "pixels").touch()
+    elif how == "a torn cache":
+        cached.parent.mkdir()
+        cached.write_bytes(b"\x93NUMPY torn")
+    else:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
+
+
+@pytest.mark.parametrize("how", ["a file in the way", "a torn cache", "no space"])
+def test_a_cache_that_cannot_be_used_is_a_warning_and_the_same_pixels(
+    how: str, own_cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="cass_tune")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        unusable(own_cache, how)
+        found = load_pixels(LISTING, 32)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot cache pixels" in caplog.text and "slower" in caplog.text
+    assert all(np.array_equal(found[p], PIXELS[p]) for p in TRAIN)
+    assert not list(own_cache.glob("pixels/.*"))

@@ -1,0 +1,80 @@
+"""The CASS loss is the published formula, and both arms learn from one view."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor, nn
+
+from cass_tune.methods import METHODS
+from cass_tune.methods.cass import Cass, cass_loss
+from tests import tiny
+
+PAIRS = arrays(np.float32, (2, 5, 7), elements=st.floats(-4, 4, width=32)).filter(
+    lambda pair: np.linalg.norm(pair, axis=-1).min() > 1e-3
+)
+
+
+def published(cnn: np.ndarray, vit: np.ndarray) -> float:
+    """2 - 2 cos of each image's two outputs, averaged over the batch, in float64."""
+    distances = [2 - 2 * np.dot(x, y) / np.sqrt(np.dot(x, x) * np.dot(y, y)) for x, y in zip(cnn, vit, strict=True)]
+    return sum(distances) / len(distances)
+
+
+@settings(deadline=None, max_examples=50)
+@given(pair=PAIRS)
+def test_loss_is_the_published_formula(pair: np.ndarray) -> None:
+    cnn, vit = pair.astype(np.float64)
+    value = float(cass_loss(torch.from_numpy(cnn), torch.from_numpy(vit)))
+    assert value == pytest.approx(published(cnn, vit), abs=1e-6)
+    assert -1e-6 <= value <= 4 + 1e-6
+
+
+def test_loss_in_float32_at_the_published_width() -> None:
+    rng = np.random.default_rng(0)
+    cnn, vit = (rng.normal(size=(16, 1000)).astype(np.float32) for _ in range(2))
+    value = float(cass_loss(torch.from_numpy(cnn), torch.from_numpy(vit)))
+    assert value == pytest.approx(published(cnn.astype(np.float64), vit.astype(np.float64)), abs=1e-6)
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(3.0, 0.0), (-0.5, 4.0)])
+def test_ends_of_the_range(factor: float, expected: float) -> None:
+    outputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert float(cass_loss(outputs, factor * outputs)) == pytest.approx(expected, abs=1e-12)
+
+
+class Seen(nn.Module):
+    """Keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[Tensor] = []
+        self.linear = nn.Linear(12, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.images.append(images)
+        return self.linear(images.flatten(1))
+
+
+def test_both_arms_get_the_same_tensor() -> None:
+    cnn, vit = Seen(), Seen()
+    images = torch.randn(5, 3, 2, 2)
+    value, outputs = Cass().loss(nn.ModuleDict({"cnn": cnn, "vit": vit}), images)
+    assert [seen is images for seen in cnn.images + vit.images] == [True, True]
+    assert torch.equal(outputs["cnn"], cnn.linear(images.flatten(1)))
+    assert torch.equal(outputs["vit"], vit.linear(images.flatten(1)))
+    assert torch.equal(value, cass_loss(outputs["cnn"], outputs["vit"]))
+
+
+def test_gradients_reach_every_layer_of_both_arms() -> None:
+    arms = tiny.arms()
+    value, _ = METHODS["cass"].loss(arms, torch.randn(4, 3, tiny.SIZE_PX, tiny.SIZE_PX))
+    value.backward()
+    for arm, network in arms.items():
+        without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert without == [], arm
+        assert sum(float(p.grad.abs().sum()) for p in network.parameters() if p.grad is not None) > 0, arm

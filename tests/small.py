@@ -1,0 +1,40 @@
+"""The smallest real study: the phantom, tiny networks, few images, one epoch; seconds per trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from cass_tune.results import StudyFolder
+from cass_tune.study import Study
+
+ARGUMENTS = [
+    *("--data.label-fraction", "0.05", "--data.pretrain-fraction", "0.1"),
+    *("--pretrain.epochs", "2", "--finetune.epochs", "2", "--pretrain.batch-size", "8", "--seeds", "0"),
+]
+
+STUDY = Study(name="small", title="A study for tests", axes={"pretrain.learning_rate": (1e-3, 1e-4)})
+
+
+def report(study: StudyFolder, published: Mapping[str, object]) -> str:
+    """Return the states of all wanted trials."""
+    trials = study.plans()[-1]["trials"]
+    return "\n".join(f"{trial['name']}: {study.results.trial(trial['digest']).status()}" for trial in trials)
+
+
+def run(*arguments: str, study: Study = STUDY, results: Path | None = None) -> int:
+    """Run the study's command line in this process and return its exit code."""
+    place = ["--results", str(results)] if results else []
+    return study.main(report, [*ARGUMENTS, *place, *arguments])
+
+
+def wanted(results: Path, name: str = "small") -> dict[str, str]:
+    """Return the digests of the last plan by the trials' names."""
+    plan = StudyFolder(results / name / "phantom-demo").plans()[-1]
+    return {trial["name"]: trial["digest"] for trial in plan["trials"]}
+
+
+def json_lines(path: Path) -> list[dict[str, object]]:
+    """Read a file of one JSON object per line."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

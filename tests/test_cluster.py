@@ -1,0 +1,86 @@
+"""Trials on a real Ray cluster of two nodes on this machine, with logical GPUs and fractions of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cass_tune import runner
+from cass_tune.results import Results
+from cass_tune.runner import ray_session
+from tests import small
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Two nodes; the second has one CPU and one logical GPU, the first (the driver's) has neither to offer."""
+    from ray.cluster_utils import Cluster
+
+    store = 150 * 2**20
+    head = {"num_cpus": 1, "num_gpus": 1, "include_dashboard": False, "object_store_memory": store}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=store)
+    yield cluster
+    cluster.shutdown()
+
+
+def test_two_nodes_share_the_trials_by_fractions_of_a_gpu(cluster: Any, tmp_path: Path) -> None:
+    share = ["--device", "cpu", "--gpus-per-trial", "0.6", "--cpus-per-trial", "1"]
+    code = small.run("--address", cluster.address, *share, "--pretrain.learning-rate", "0.001", results=tmp_path)
+    assert code == 0
+    results = Results(tmp_path)
+    assert {results.trial(digest).status() for digest in small.wanted(tmp_path).values()} == {"done"}
+    rows = [row for path in tmp_path.glob("ray/small/*/*/result.json") for row in small.json_lines(path)]
+    spans: dict[object, list[float]] = {}
+    for row in rows:
+        assert isinstance(row["timestamp"], int)
+        spans.setdefault(row["pid"], []).append(row["timestamp"])
+    assert len(spans) == 2
+    (first, second) = spans.values()  # one CPU per node: two trials at once are on two nodes
+    assert min(first) <= max(second)
+    assert min(second) <= max(first)
+
+
+def test_more_of_a_gpu_than_a_node_has(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert small.run("--address", cluster.address, "--gpus-per-trial", "2", "--device", "cpu", results=tmp_path) == 2
+    assert "No machine has --cpus-per-trial 1 and --gpus-per-trial 2" in capsys.readouterr().err
+
+
+def test_the_code_travels_with_the_job(cluster: Any) -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def place() -> str:
+        import cass_tune
+
+        return str(cass_tune.__file__)
+
+    with ray_session(cluster.address):
+        task: Any = ray.remote(num_cpus=0)(place)
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        places = ray.get([task.options(scheduling_strategy=strategy).remote() for strategy in strategies])
+    assert len(places) == 2
+    assert all("py_modules_files" in place for place in places)
+
+
+def test_nodes_with_other_versions_are_refused_by_name(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {**runner.driver_versions(), "timm": "0.0.1"}
+    monkeypatch.setattr(runner, "driver_versions", lambda: other)
+    assert small.run("--address", cluster.address, "--device", "cpu", results=tmp_path) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2
+    assert all("has other versions: timm" in line and "(driver: 0.0.1)" in line for line in errors)
+    assert not list(tmp_path.glob("trials/*"))
+
+
+def test_a_cluster_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert small.run("--address", "127.0.0.1:1", results=tmp_path) == 2
+    assert "--address 127.0.0.1:1: no Ray cluster can be joined there" in capsys.readouterr().err

@@ -1,0 +1,298 @@
+"""The fields of a trial: their rules, their texts, and their way through JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import docstring_parser
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cass_tune.config import (
+    SECTIONS,
+    Data,
+    Finetune,
+    Pretrain,
+    Section,
+    Trial,
+    control,
+    flag,
+    from_json,
+    get_field,
+    to_json,
+    with_field,
+)
+from cass_tune.errors import UsageError
+
+FIELDS = [(section, item.name) for section, kind in SECTIONS.items() for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+SHARE = "above 0 and at most 1"
+INNER_SHARE = "above 0 and below 1"
+POSITIVE = "a finite number above 0"
+BROKEN: list[tuple[str, Any, str]] = [
+    ("data.name", "", "must not be empty"),
+    ("data.on_bad_image", "ignore", "'error', 'skip'"),
+    ("data.image_size_px", 7, "at least 8"),
+    ("data.image_size_px", 32.0, "a whole number"),
+    ("data.image_size_px", True, "a whole number"),
+    *(("data.label_fraction", value, SHARE) for value in (0.0, -0.1, 1.01, math.nan, math.inf, True)),
+    *(("data.pretrain_fraction", value, SHARE) for value in (0.0, 2, math.nan)),
+    *(("data.validation_fraction", value, INNER_SHARE) for value in (0.0, 1.0, 1, math.nan)),
+    *(("data.test_fraction", value, INNER_SHARE) for value in (0.0, 1.0, -0.2)),
+    ("data.split_seed", -1, "at least 0"),
+    ("pretrain.method", "dino", "'cass', 'none'"),
+    ("pretrain.cnn", "", "must name a timm model"),
+    ("pretrain.vit", "", "must name a timm model"),
+    ("pretrain.embedding_dim", 1, "at least 2"),
+    ("pretrain.epochs", 0, "at least 1"),
+    ("pretrain.epochs", "3", "a whole number"),
+    ("pretrain.batch_size", 1, "at least 2"),
+    *(("pretrain.learning_rate", value, POSITIVE) for value in (0.0, -1e-3, math.nan, math.inf)),
+    *(("pretrain.min_learning_rate", value, POSITIVE) for value in (0.0, -1e-6, math.nan)),
+    ("pretrain.schedule_t_max_steps", 0, "at least 1"),
+    ("finetune.epochs", 0, "at least 1"),
+    ("finetune.batch_size", 1, "at least 2"),
+    *(("finetune.learning_rate", value, POSITIVE) for value in (0.0, -1.0, math.inf)),
+    *(("finetune.min_learning_rate", value, POSITIVE) for value in (0.0, math.nan)),
+    ("finetune.schedule_t_max_steps", 0, "at least 1"),
+    *(("finetune.focal_gamma", value, "at least 0") for value in (-0.1, math.nan, math.inf)),
+    ("finetune.class_weights", "sqrt", "'balanced', 'none'"),
+    ("finetune.select_by", "accuracy", "'micro_f1_at_half', 'macro_f1'"),
+    ("seed", -1, "at least 0"),
+    ("seed", 1.0, "whole numbers"),
+    ("seed", True, "whole numbers"),
+]
+WITHOUT_RULE = {
+    "data.root",
+    "data.table",
+    "data.path_column",
+    "data.label_column",
+    "data.split_column",
+    "data.group_column",
+    "pretrain.weights",
+    "pretrain.cnn_weights",
+    "pretrain.vit_weights",
+}
+"""Free texts, whose meaning the data and the files decide."""
+
+
+@pytest.mark.parametrize(("path", "value", "allowed"), BROKEN)
+def test_a_broken_rule_names_flag_value_and_what_is_allowed(path: str, value: Any, allowed: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        with_field(Trial(), path, value)
+    (text,) = caught.value.problems
+    assert f"--{path.replace('_', '-')} " in text or (path == "seed" and text.startswith("--seeds "))
+    assert allowed in text
+    assert str(value) in text
+
+
+def test_every_field_has_a_rule_or_is_a_free_text() -> None:
+    ruled = {path for path, _, _ in BROKEN}
+    assert ruled | WITHOUT_RULE == {f"{section}.{name}" for section, name in FIELDS} | {"seed"}
+    assert not ruled & WITHOUT_RULE
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("data.image_size_px", 8),
+        ("data.label_fraction", 1.0),
+        ("data.label_fraction", 1e-9),
+        ("data.validation_fraction", 0.999),
+        ("data.split_seed", 0),
+        ("pretrain.batch_size", 2),
+        ("pretrain.embedding_dim", 2),
+        ("finetune.epochs", 1),
+        ("finetune.focal_gamma", 0.0),
+        ("seed", 0),
+    ],
+)
+def test_the_bounds_themselves_are_allowed(path: str, value: Any) -> None:
+    assert get_field(with_field(Trial(), path, value), path) == value
+
+
+def test_every_broken_rule_of_a_section_is_said_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        Pretrain(epochs=0, batch_size=1, learning_rate=-1.0, cnn="", method="x")  # type: ignore[arg-type]
+    problems = caught.value.problems
+    assert len(problems) == 5
+    for name in ("epochs", "batch-size", "learning-rate", "cnn", "method"):
+        assert sum(f"--pretrain.{name} " in text for text in problems) == 1
+    assert str(caught.value) == "\n".join(problems)
+
+
+REAL = [(section, name) for section, name in FIELDS if get_type_hints(SECTIONS[section])[name] is float]
+
+
+@pytest.mark.parametrize(("section", "name"), REAL)
+def test_a_whole_number_for_a_real_one_becomes_real(section: str, name: str) -> None:
+    kind = SECTIONS[section]
+    if name in ("validation_fraction", "test_fraction"):  # below 1, so no whole number fits
+        with pytest.raises(UsageError, match=r"1\.0"):
+            kind(**{name: 1})
+        return
+    value = getattr(kind(**{name: 1}), name)
+    assert (value, type(value)) == (1.0, float)
+
+
+def test_a_trial_cannot_be_changed() -> None:
+    trial = Trial()
+    for owner, name in ((trial, "seed"), (trial.data, "name"), (trial.pretrain, "epochs"), (trial.finetune, "epochs")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(owner, name, 1)
+
+
+@pytest.mark.parametrize("kind", [*SECTIONS.values(), Trial])
+def test_fields_are_given_by_name(kind: Any) -> None:
+    with pytest.raises(TypeError):
+        kind("phantom")
+
+
+@pytest.mark.parametrize("kind", [*SECTIONS.values(), Trial])
+def test_every_field_has_a_sentence(kind: Any) -> None:
+    texts = {p.arg_name: p.description for p in docstring_parser.parse_from_object(kind).params}
+    for item in dataclasses.fields(kind):
+        if item.name in SECTIONS:
+            continue  # described by its own docstring
+        text = texts.get(item.name)
+        assert text and text.rstrip().endswith("."), f"{kind.__name__}.{item.name}: {text!r}"
+
+
+def test_every_field_of_a_section_has_a_plain_type() -> None:
+    for kind in SECTIONS.values():
+        for name, hint in get_type_hints(kind).items():
+            plain = hint in (int, float, str, str | None)
+            assert plain or get_origin(hint) is Literal, f"{kind.__name__}.{name}"
+
+
+def test_choices_of_the_types_and_of_the_rules_agree() -> None:
+    for kind in SECTIONS.values():
+        for name, hint in get_type_hints(kind).items():
+            for choice in get_args(hint) if get_origin(hint) is Literal else ():
+                assert getattr(kind(**{name: choice}), name) == choice
+
+
+def test_the_defaults_are_the_papers() -> None:
+    trial = Trial()
+    assert (trial.pretrain.epochs, trial.pretrain.batch_size, trial.pretrain.learning_rate) == (100, 16, 1e-3)
+    assert (trial.finetune.epochs, trial.finetune.batch_size, trial.finetune.learning_rate) == (50, 16, 3e-4)
+    assert (trial.pretrain.schedule_t_max_steps, trial.pretrain.embedding_dim, trial.data.image_size_px) == (
+        16,
+        1000,
+        384,
+    )
+
+
+def test_flag() -> None:
+    assert flag(Pretrain, "batch_size") == "--pretrain.batch-size"
+
+
+def test_weights_of_an_arm() -> None:
+    pretrain = Pretrain(weights="timm", vit_weights="random")
+    assert (pretrain.weights_of("cnn"), pretrain.weights_of("vit")) == ("timm", "random")
+
+
+def test_get_field_and_with_field() -> None:
+    trial = Trial()
+    other = with_field(trial, "pretrain.batch_size", 8)
+    assert get_field(other, "pretrain.batch_size") == 8
+    assert get_field(trial, "pretrain.batch_size") == 16, "the parent stays"
+    assert with_field(other, "pretrain.batch_size", 16) == trial
+    assert get_field(with_field(trial, "seed", 3), "seed") == 3
+    for path in ("pretrain.batchsize", "training.epochs", "speed"):
+        with pytest.raises((AttributeError, TypeError)):
+            with_field(trial, path, 1)
+
+
+def test_control_differs_in_the_method_alone() -> None:
+    trial = Trial(pretrain=Pretrain(epochs=7), seed=4)
+    changed = control(trial)
+    assert changed.pretrain.method == "none"
+    assert with_field(changed, "pretrain.method", "cass") == trial
+    assert control(changed) == changed
+
+
+def _values(hint: Any, name: str) -> st.SearchStrategy[Any]:
+    if get_origin(hint) is Literal:
+        return st.sampled_from(get_args(hint))
+    if hint is int:
+        return st.integers(8, 10**9)
+    if hint is float:
+        return st.floats(0, 1, exclude_min=True, exclude_max=True) | (
+            st.nothing() if "fraction" in name else st.floats(1, 1e6) | st.integers(1, 9)
+        )
+    text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+    return text if hint is str else st.none() | text
+
+
+def _section(kind: type[Section]) -> st.SearchStrategy[Any]:
+    return st.builds(kind, **{name: _values(hint, name) for name, hint in get_type_hints(kind).items()})
+
+
+TRIALS = st.builds(
+    Trial,
+    data=_section(Data),
+    pretrain=_section(Pretrain),
+    finetune=_section(Finetune),
+    seed=st.integers(0, 2**40),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(TRIALS)
+def test_a_trial_survives_json(trial: Trial) -> None:
+    text = json.dumps(to_json(trial), allow_nan=False)
+    assert from_json(text) == trial
+    assert from_json(text.encode()) == trial
+    assert json.dumps(to_json(from_json(text))) == text
+
+
+def test_json_leaves_nothing_out() -> None:
+    record = to_json(Trial())
+    assert set(record) == {*SECTIONS, "seed"}
+    for section, kind in SECTIONS.items():
+        assert list(record[section]) == [item.name for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"pretrain": {"epoch": 3}}, ["pretrain.epoch"]),
+        ({"sed": 0}, ["sed"]),
+        ({"pretrain": {"epochs": "3"}}, ["pretrain.epochs", "valid integer"]),
+        ({"pretrain": {"epochs": 3.0}}, ["pretrain.epochs", "valid integer"]),
+        ({"data": {"label_fraction": "0.1"}}, ["data.label_fraction", "valid number"]),
+        ({"data": {"name": 3}}, ["data.name", "valid string"]),
+        ({"data": None}, ["data"]),
+        ({"seed": True}, ["seed"]),
+        ({"pretrain": {"method": "dino"}}, ["method", "cass"]),
+        ({"data": {"label_fraction": math.nan}}, ["--data.label-fraction", "nan"]),
+        ({"finetune": {"learning_rate": -1}}, ["--finetune.learning-rate", "-1"]),
+        ({"seed": -1}, ["--seeds", "-1"]),
+        ([], []),
+    ],
+)
+def test_reading_json_is_strict(record: Any, words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        from_json(json.dumps(record))
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_text_that_is_no_json() -> None:
+    with pytest.raises(UsageError, match="JSON"):
+        from_json('{"data": ')
+
+
+def test_every_problem_of_a_json_is_said_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        from_json('{"data": {"label": "x"}, "pretrain": {"epochs": "3"}, "seed": "0"}')
+    assert len(caught.value.problems) == 3
+
+
+def test_an_older_json_without_a_later_field_reads_as_its_default() -> None:
+    record = to_json(Trial(seed=5))
+    del record["finetune"]["select_by"]
+    assert from_json(json.dumps(record)) == Trial(seed=5)

@@ -1,0 +1,275 @@
+"""The options of a study: their names, their types, and every mistake said at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cass_tune.config import SECTIONS
+from cass_tune.errors import UsageError
+from cass_tune.options import Given, Settings, option, parse
+
+AXES = ("pretrain.batch_size", "data.label_fraction")
+Parse = Callable[..., Given]
+
+OPTIONS = """
+--dry-run --preset --recipe --seeds --only --results --local --address --device --gpus-per-trial --cpus-per-trial
+--threads --workers --redo --on-collapse --keep-weights
+--data --data.name --data.root --data.table --data.path-column --data.label-column --data.split-column
+--data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction --data.pretrain-fraction
+--data.validation-fraction --data.test-fraction --data.split-seed
+--pretrain.method --pretrain.cnn --pretrain.vit --pretrain.weights --pretrain.cnn-weights --pretrain.vit-weights
+--pretrain.embedding-dim --pretrain.epochs --pretrain.batch-size --pretrain.learning-rate
+--pretrain.min-learning-rate --pretrain.schedule-t-max-steps
+--finetune.epochs --finetune.batch-size --finetune.learning-rate --finetune.min-learning-rate
+--finetune.schedule-t-max-steps --finetune.focal-gamma --finetune.class-weights --finetune.select-by
+"""
+"""The surface of the command line: people's scripts depend on every one, and none may be added by accident."""
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Parse:
+    def run(line: str = "", toml: str | bytes | None = None) -> Given:
+        if toml is not None:
+            content = toml if isinstance(toml, bytes) else toml.encode()
+            (tmp_path / "cass_tune.toml").write_bytes(content)
+        return parse(line.split(), prog="study", description="A study.", axes=AXES, folder=tmp_path)
+
+    return run
+
+
+@pytest.fixture
+def problems(read: Parse) -> Callable[..., tuple[str, ...]]:
+    def run(line: str = "", toml: str | bytes | None = None) -> tuple[str, ...]:
+        with pytest.raises(UsageError) as caught:
+            read(line, toml)
+        return caught.value.problems
+
+    return run
+
+
+Problems = Callable[..., tuple[str, ...]]
+
+
+def test_nothing_given_is_nothing_chosen(read: Parse) -> None:
+    given = read()
+    assert (given.settings, given.fields, given.source) == (Settings(), {}, None)
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "value"),
+    [
+        ("--pretrain.epochs 3", "pretrain.epochs", 3),
+        ("--pretrain.epochs=3", "pretrain.epochs", 3),
+        ("--pretrain.learning-rate 1", "pretrain.learning_rate", 1.0),
+        ("--pretrain.learning-rate 1e-4", "pretrain.learning_rate", 1e-4),
+        ("--pretrain.learning_rate 1e-4", "pretrain.learning_rate", 1e-4),
+        ("--data.root /some/where", "data.root", "/some/where"),
+        ("--pretrain.cnn-weights file", "pretrain.cnn_weights", "file"),
+        ("--finetune.class-weights none", "finetune.class_weights", "none"),
+        ("--pretrain.batch-size 8", "pretrain.batch_size", (8,)),
+        ("--pretrain.batch-size 8 16 4", "pretrain.batch_size", (8, 16, 4)),
+        ("--data.label-fraction 0.1 1", "data.label_fraction", (0.1, 1.0)),
+        ("--data brain_mri", "data.name", "brain_mri"),
+        ("--data.name brain_mri", "data.name", "brain_mri"),
+    ],
+)
+def test_a_field_gets_its_type(read: Parse, line: str, path: str, value: Any) -> None:
+    given = read(line)
+    assert dict(given.fields) == {path: value}
+    found = given.fields[path]
+    assert [type(v) for v in (found if isinstance(found, tuple) else [found])] == [
+        type(v) for v in (value if isinstance(value, tuple) else [value])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("--dry-run", "dry_run", True),
+        ("--local", "local", True),
+        ("--preset demo", "preset", "demo"),
+        ("--seeds 0 1 2", "seeds", (0, 1, 2)),
+        ("--seeds 4", "seeds", (4,)),
+        ("--only a=1 b=2", "only", ("a=1", "b=2")),
+        ("--gpus-per-trial 0.25", "gpus_per_trial", 0.25),
+        ("--gpus-per-trial 2", "gpus_per_trial", 2.0),
+        ("--gpus-per-trial auto", "gpus_per_trial", "auto"),
+        ("--address auto", "address", "auto"),
+        ("--threads 4", "threads", 4),
+        ("--redo none", "redo", "none"),
+    ],
+)
+def test_a_setting_gets_its_type(read: Parse, line: str, name: str, value: Any) -> None:
+    assert read(line).settings == Settings(**{name: value})
+    assert type(getattr(read(line).settings, name)) is type(value)
+
+
+def test_options_are_named_after_fields() -> None:
+    names = [option(item.name) for item in dataclasses.fields(Settings)]
+    for section, kind in SECTIONS.items():
+        names += ["--data"] if section == "data" else []
+        names += [option(f"{section}.{item.name}") for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    assert names == OPTIONS.split()
+
+
+def test_help_mentions_every_option(read: Parse, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read("--help")
+    assert caught.value.code == 0
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]  # tyro frames where it can
+    assert {line.split()[0] for line in lines if re.match("--[a-z]", line)} == set(OPTIONS.split())
+    text = " ".join(lines)
+    assert "A study." in text
+    assert "--pretrain.batch-size INT [INT ...]" in text and "--pretrain.epochs INT" in text
+    assert re.search(r"\(paper: 384, demo:\s+32\)", text)
+
+
+def test_an_option_without_its_value(read: Parse, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read("--pretrain.epochs")
+    assert caught.value.code == 2
+    assert "--pretrain.epochs" in capsys.readouterr().err
+
+
+TOML = """
+results = "/from/file"
+seeds = [3, 4]
+local = true
+[data]
+name = "brain_mri"
+root = "/data"
+label_fraction = [0.1]
+[pretrain]
+batch-size = 8
+epochs = 7
+"""
+
+
+def test_the_file_gives_what_the_arguments_leave_open(read: Parse) -> None:
+    given = read("", TOML)
+    assert given.settings == Settings(results="/from/file", seeds=(3, 4), local=True)
+    assert given.fields == {
+        "data.name": "brain_mri",
+        "data.root": "/data",
+        "data.label_fraction": (0.1,),
+        "pretrain.batch_size": (8,),
+        "pretrain.epochs": 7,
+    }
+    assert given.source == "cass_tune.toml"
+
+
+def test_arguments_go_before_the_file(read: Parse) -> None:
+    given = read("--seeds 0 --pretrain.batch-size 4 16 --results here --data phantom", TOML)
+    assert given.settings == Settings(results="here", seeds=(0,), local=True)
+    assert given.fields["pretrain.batch_size"] == (4, 16)
+    assert (given.fields["data.name"], given.fields["pretrain.epochs"]) == ("phantom", 7)
+    assert given.source == "the command line"
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("epochs = 3", ["unknown key 'epochs'"]),
+        ("[pretrain]\nepoch = 3", ["unknown key 'pretrain.epoch'", "Did you mean 'pretrain.epochs'"]),
+        ("[training]\nepochs = 3", ["unknown key 'training.epochs'"]),
+        ('data = "brain_mri"', ["unknown key 'data'", "'data.name'"]),
+        ('[pretrain]\nepochs = "many"', ["--pretrain.epochs takes INT", "'many'"]),
+        ("[pretrain]\nepochs = [1]", ["--pretrain.epochs takes INT", "[1]"]),
+        ("[pretrain]\nepochs = 1.0", ["--pretrain.epochs takes INT", "1.0"]),
+        ("[pretrain]\nepochs = true", ["--pretrain.epochs takes INT", "True"]),
+        ("[pretrain.epochs]\nx = 1", ["--pretrain.epochs takes INT"]),
+        ("[data]\nname = {a = 1}", ["--data.name takes TEXT"]),
+        ('dry_run = "yes"', ["--dry-run takes true|false", "'yes'"]),
+        ("local = 1", ["--local takes true|false"]),
+        ('seeds = "0 1"', ["--seeds takes INT [INT ...]"]),
+        ('preset = "big"', ["--preset takes demo|paper", "'big'"]),
+        ("a = [", ["cannot be read"]),
+        (b"a = '\xff'", ["cannot be read"]),
+    ],
+)
+def test_a_bad_file(problems: Problems, toml: str | bytes, words: list[str]) -> None:
+    (text,) = problems("", toml)
+    assert "cass_tune.toml" in text
+    assert all(word in text for word in words), text
+
+
+def test_a_file_that_is_a_folder(problems: Problems, tmp_path: Path) -> None:
+    (tmp_path / "cass_tune.toml").mkdir()
+    (text,) = problems()
+    assert "cass_tune.toml cannot be read" in text
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--pretrain.epoch 3", ["Unknown option --pretrain.epoch.", "'--pretrain.epochs'", "--help"]),
+        ("--pretrain.batchsize=3", ["Unknown option --pretrain.batchsize.", "'--pretrain.batch-size'"]),
+        ("--dat brain_mri", ["Unknown option --dat.", "'--data'"]),
+        ("--no-local", ["Unknown option --no-local."]),
+        ("brain_mri", ["Unexpected words: brain_mri."]),
+        ("--local true", ["Unexpected words: true."]),
+        ("--pretrain.epochs 1 2", ["Unexpected words: 2."]),
+        ("--pretrain.epochs many", ["--pretrain.epochs takes INT, but got 'many'", "the command line"]),
+        ("--pretrain.epochs 1e2", ["takes INT"]),
+        ("--pretrain.batch-size 8,16", ["--pretrain.batch-size takes INT [INT ...]", "'8,16'"]),
+        ("--data.label-fraction 10%", ["takes FLOAT", "'10%'"]),
+        ("--preset big", ["--preset takes demo|paper, but got 'big'"]),
+        ("--redo some", ["--redo takes failed|all|none"]),
+        ("--gpus-per-trial some", ["--gpus-per-trial takes FLOAT|auto"]),
+        ("--gpus-per-trial 1.5", ["--gpus-per-trial", "1.5", "a fraction of at most 1", "a whole number"]),
+        ("--gpus-per-trial -1", ["--gpus-per-trial", "-1"]),
+        ("--gpus-per-trial nan", ["--gpus-per-trial", "nan"]),
+        ("--gpus-per-trial inf", ["--gpus-per-trial", "inf"]),
+        ("--cpus-per-trial 0", ["--cpus-per-trial must be at least 1, but got 0."]),
+        ("--threads 0", ["--threads must be at least 1, but got 0."]),
+        ("--workers -1", ["--workers must be at least 0, but got -1."]),
+        ("--seeds -1", ["--seeds must be whole numbers of at least 0, but got -1."]),
+        ("--seeds", ["--seeds", "none"]),
+        ("--seeds 0 1 0", ["--seeds must differ from one another, but got 0 1 0."]),
+        ("--seeds 0 --seeds 1", ["--seeds is given 2 times"]),
+        ("--pretrain.epochs 1 --pretrain.epochs=2", ["--pretrain.epochs is given 2 times"]),
+        ("--pretrain.batch-size 8 --pretrain.batch_size 16", ["--pretrain.batch-size is given 2 times", "a list"]),
+        ("--data brain_mri --data.name phantom", ["--data.name is given 2 times"]),
+        ("--local --address auto", ["--local", "--address"]),
+    ],
+)
+def test_a_bad_line(problems: Problems, line: str, words: list[str]) -> None:
+    (text,) = problems(line)
+    assert all(word in text for word in words), text
+
+
+def test_everything_wrong_is_said_at_once(problems: Problems) -> None:
+    line = "--pretrain.epoch 3 --preset big --threads 0 --finetune.epochs -3 --pretrain.batch-size 4 1 --seeds 0 0"
+    toml = '[pretrain]\nmethods = "cass"\nepochs = "x"\n[data]\nlabel_fraction = 2'
+    found = problems(line, toml)
+    expected = [
+        "cass_tune.toml: unknown key 'pretrain.methods'",
+        "Unknown option --pretrain.epoch.",
+        "--pretrain.epochs takes INT, but got 'x' (cass_tune.toml)",
+        "--preset takes demo|paper, but got 'big' (the command line)",
+        "--threads must be at least 1, but got 0",
+        "--seeds must differ",
+        "--data.label-fraction must be above 0 and at most 1 (0.1 is 10 %), but got 2.0",
+        "--finetune.epochs must be at least 1, but got -3",
+        "--pretrain.batch-size must be at least 2, but got 1",
+    ]
+    assert len(found) == len(expected)
+    for words in expected:
+        assert sum(text.startswith(words) for text in found) == 1, (words, found)
+
+
+def test_negative_numbers_are_values_not_options(read: Parse) -> None:
+    given = read("--pretrain.learning-rate -1e-3 --pretrain.batch-size -8 4")
+    assert given.fields == {"pretrain.learning_rate": -1e-3, "pretrain.batch_size": (-8, 4)}
+
+
+def test_settings_refuse_by_themselves() -> None:
+    with pytest.raises(UsageError) as caught:
+        Settings(threads=0, workers=-1, gpus_per_trial=1.5, seeds=(), local=True, address="auto")
+    assert len(caught.value.problems) == 5

@@ -1,0 +1,292 @@
+"""Records: whole or not there, found again by identity, never with a NaN."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cass_tune.errors import UsageError
+from cass_tune.results import (
+    Results,
+    StageFolder,
+    StudyFolder,
+    TrialFolder,
+    find_study,
+    new_attempt,
+    read_json,
+    read_rows,
+    whole_file,
+    write_json,
+    write_text,
+)
+
+DIGEST = "0123456789ab" + "c" * 52
+COUSIN = "0123456789ab" + "d" * 52
+"""Another identity with the same first twelve digits."""
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    return Results(tmp_path / "results")
+
+
+@pytest.fixture
+def trial(results: Results) -> TrialFolder:
+    folder = results.trial(DIGEST)
+    folder.write_config({"trial": {}})
+    return folder
+
+
+def test_a_file_is_written_whole_and_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    write_text(path, "old")
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old" and temporary.parent == path.parent
+    assert path.read_text() == "new"
+    assert files(tmp_path) == ["new/file.txt"]
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    with pytest.raises(FileNotFoundError), whole_file(path):
+        pass  # nothing was written
+    assert path.read_text() == "old"
+    assert files(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_json_holds_no_nan(tmp_path: Path, trial: TrialFolder, number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "record.json", {"loss": number})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        trial.finish({"macro_f1": number})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        trial.append_row("1", {"phase": "pretrain", "epoch": 1, "loss": number})
+    assert not (tmp_path / "record.json").exists() and trial.result() is None and trial.rows() == []
+
+
+def test_reading_json(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    assert read_json(path) is None
+    assert read_json(Path(__file__) / "record.json") is None, "below a file there is nothing"
+    write_json(path, {"a": None, "ä": [1, 2.5]})
+    assert read_json(path) == {"a": None, "ä": [1, 2.5]}
+    for damage in (b'{"half": ', b"\xff\xfe", b""):
+        path.write_bytes(damage)
+        with pytest.raises(UsageError) as caught:
+            read_json(path)
+        (text,) = caught.value.problems
+        assert text.startswith(f"{path} is damaged: ") and "Delete it" in text
+
+
+def row(phase: str, epoch: int, loss: float = 0.0) -> dict[str, Any]:
+    return {"phase": phase, "epoch": epoch, "loss": loss}
+
+
+def test_rows_come_back_in_order(trial: TrialFolder) -> None:
+    rows = [row("pretrain", 1), row("pretrain", 2), row("finetune_cnn", 1)]
+    for item in rows:
+        trial.append_row("1", item)
+    assert trial.rows() == rows
+    assert read_rows(trial.path / "nothing") == []
+
+
+def test_of_a_repeated_epoch_the_last_attempt_counts(trial: TrialFolder) -> None:
+    for attempt, epochs in (("20260102", (2, 3)), ("20260101", (1, 2))):  # written in the other order
+        for epoch in epochs:
+            trial.append_row(attempt, row("pretrain", epoch, float(attempt)))
+    assert [(r["epoch"], r["loss"]) for r in trial.rows()] == [(1, 20260101.0), (2, 20260102.0), (3, 20260102.0)]
+
+
+def test_torn_lines_are_left_out(trial: TrialFolder) -> None:
+    trial.append_row("1", row("pretrain", 1))
+    path = trial.epochs / "1.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:-9])
+    (trial.epochs / "2.jsonl").write_bytes(b'{"phase": "\xff')
+    (trial.epochs / "3.jsonl").write_bytes(b"")
+    trial.append_row("4", row("pretrain", 2))
+    assert trial.rows() == [row("pretrain", 1), row("pretrain", 2)]
+
+
+def test_no_torn_place_can_break_the_reading(trial: TrialFolder) -> None:
+    trial.append_row("1", row("pretrain", 1))
+    path = trial.epochs / "1.jsonl"
+    whole = path.read_bytes()
+    for length in range(len(whole) - 2):
+        path.write_bytes(whole[:length])
+        assert trial.rows() == []
+
+
+def test_status_of_a_trial(trial: TrialFolder, results: Results) -> None:
+    assert results.trial("f" * 64).status() == "missing"
+    assert trial.status() == "missing"
+    trial.fail("RuntimeError", "out of memory", "Traceback")
+    assert trial.status() == "failed"
+    trial.fail("Collapsed", "constant outputs", "Traceback")
+    assert trial.status() == "collapsed"
+    trial.finish({"digest": DIGEST})
+    assert trial.status() == "done"
+    assert trial.failure() is None, "an error before the result is over"
+
+
+def test_failures_are_counted(trial: TrialFolder) -> None:
+    for attempts in (1, 2, 3):
+        trial.fail("RuntimeError", f"number {attempts}", "Traceback")
+        failure = trial.failure()
+        assert failure is not None
+        assert (failure["attempts"], failure["message"]) == (attempts, f"number {attempts}")
+    assert failure["log"] == str(trial.log)
+
+
+def test_an_earlier_result_is_set_aside_not_lost(trial: TrialFolder) -> None:
+    for number in (1, 2):
+        trial.append_row("1", row("pretrain", number))
+        trial.finish({"number": number})
+        trial.set_aside()
+        assert trial.status() == "missing" and trial.rows() == []
+    earlier = sorted((trial.path / "earlier").iterdir())
+    assert [json.loads((place / "result.json").read_text())["number"] for place in earlier] == [1, 2]
+    assert files(earlier[0]) == ["epochs/1.jsonl", "result.json"]
+    assert (trial.path / "config.json").exists(), "the folder still says whose it is"
+
+
+def test_nothing_to_set_aside_leaves_nothing(results: Results, trial: TrialFolder) -> None:
+    trial.set_aside()
+    results.trial("f" * 64).set_aside()
+    assert files(results.root) == ["trials/0123456789ab/config.json"]
+    assert not (results.root / "trials" / "ffffffffffff").exists() and not (trial.path / "earlier").exists()
+
+
+def test_the_config_stays_as_first_written(trial: TrialFolder) -> None:
+    trial.write_config({"trial": "other"})
+    assert read_json(trial.path / "config.json") == {"trial": {}, "digest": DIGEST}
+
+
+def test_of_two_pretrainings_the_first_complete_one_stays(results: Results) -> None:
+    stage = results.stage(DIGEST)
+    with stage.publish(3) as slow:
+        (slow / "cnn").write_text("slow")
+        with stage.publish(3) as fast:
+            (fast / "cnn").write_text("fast")
+            assert not stage.end(3).exists()
+        assert (stage.end(3) / "cnn").read_text() == "fast"
+    assert (stage.end(3) / "cnn").read_text() == "fast"
+    assert files(stage.path) == ["epoch-0003/cnn"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
+def test_an_error_while_publishing_leaves_nothing(results: Results, error: type[BaseException]) -> None:
+    stage = results.stage(DIGEST)
+    with pytest.raises(error), stage.publish(3) as place:
+        (place / "cnn").write_text("half")
+        raise error
+    assert list(stage.path.iterdir()) == []
+
+
+def test_ends_of_several_epochs_stand_side_by_side(results: Results) -> None:
+    stage = results.stage(DIGEST)
+    for epoch in (100, 50):
+        with stage.publish(epoch) as place:
+            (place / "cnn").write_text(str(epoch))
+    assert files(stage.path) == ["epoch-0050/cnn", "epoch-0100/cnn"]
+
+
+@pytest.mark.parametrize("kind", ["trial", "stage"])
+def test_the_id_grows_when_two_identities_begin_alike(results: Results, kind: str) -> None:
+    find = getattr(results, kind)
+    first = find(DIGEST)
+    assert first.id == DIGEST[:12]
+    first.write_config({})
+    second = find(COUSIN)
+    assert second.id == COUSIN[:16]
+    second.write_config({})
+    assert (find(DIGEST).id, find(COUSIN).id) == (DIGEST[:12], COUSIN[:16])
+    assert find(COUSIN[:16] + "e" * 48).id == COUSIN[:16] + "e" * 4
+
+
+def test_folders_by_kind(results: Results) -> None:
+    assert isinstance(results.stage(DIGEST), StageFolder)
+    assert results.stage(DIGEST).path == results.root / "stages" / DIGEST[:12]
+    assert results.trial(DIGEST).weights("vit") == results.root / "trials" / DIGEST[:12] / "vit.safetensors"
+    assert results.ray("study") == results.root / "ray" / "study"
+
+
+def test_attempts_sort_by_time() -> None:
+    names = [new_attempt() for _ in range(5)]
+    assert names == sorted(names) and len(set(names)) == 5
+
+
+def test_equal_plans_are_kept_once(results: Results) -> None:
+    study = results.study("batch", "phantom-demo")
+    assert study.plans() == []
+    for plan in ({"axes": ["a"]}, {"axes": ["b"]}, {"axes": ["b"]}):
+        study.write_plan(plan)
+    assert study.plans() == [{"axes": ["a"]}, {"axes": ["b"]}]
+    assert study.results.root == results.root
+
+
+def test_a_study_is_found_by_name_and_by_path(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = [results.study("batch", variant) for variant in ("brain_mri-paper", "phantom-demo")]
+    for study in variants:
+        study.write_plan({})
+    results.study("epochs", "phantom-demo").write_plan({})
+
+    def found(name: str) -> list[Path]:
+        return [study.path for study in find_study(name, results.root)]
+
+    both = [study.path for study in variants]
+    assert found("batch") == both
+    assert found(str(results.root / "batch")) == both
+    assert found("batch/phantom-demo") == found(str(both[1])) == both[1:]
+    monkeypatch.chdir(both[1])
+    assert found(".") == both[1:]
+
+
+def test_an_unknown_study_lists_those_that_there_are(results: Results) -> None:
+    with pytest.raises(UsageError, match="No study has run there yet"):
+        find_study("batch", results.root)
+    for name in ("batch", "epochs"):
+        results.study(name, "phantom-demo").write_plan({})
+    results.trial(DIGEST).write_config({})
+    with pytest.raises(UsageError) as caught:
+        find_study("bach", results.root)
+    (text,) = caught.value.problems
+    assert "'bach'" in text and "There are: batch, epochs." in text and str(results.root) in text
+
+
+def test_derived_files_have_their_places(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path / "batch" / "phantom-demo")
+    names = [path.name for path in (study.tables, study.plots, study.parquet, study.index)]
+    assert names == ["tables", "plots", "results.parquet", "index.csv"]
+
+
+def test_a_writable_root_is_left_as_it_was(tmp_path: Path, results: Results) -> None:
+    results.check_writable()
+    assert list(tmp_path.iterdir()) == []
+    results.trial(DIGEST).write_config({})
+    results.check_writable()
+    assert files(tmp_path) == ["results/trials/0123456789ab/config.json"]
+
+
+def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "results"):
+        with pytest.raises(UsageError) as caught:
+            Results(place).check_writable()
+        (text,) = caught.value.problems
+        assert str(place) in text and "--results DIR" in text
+    assert files(tmp_path) == ["file"]

@@ -1,0 +1,208 @@
+"""Trials in real Ray on this machine."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cass_tune.config import Data, Finetune, Pretrain, Trial, to_json
+from cass_tune.errors import UsageError
+from cass_tune.results import Results
+from cass_tune.runner import check_resources, cluster_gpus, node_problems, ray_session, trainable
+from cass_tune.training.rows import COLUMNS
+from tests import small
+
+pytestmark = pytest.mark.ray
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    with ray_session(None):
+        yield
+
+
+def test_a_failing_trial_is_shown_and_the_others_go_on(
+    session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = small.run("--pretrain.learning-rate", "0.001", "1e30", results=tmp_path)
+    out = capsys.readouterr().out
+    assert code == 1
+    digests = small.wanted(tmp_path)
+    results = Results(tmp_path)
+    states = {name: results.trial(digest).status() for name, digest in digests.items()}
+    assert states == {
+        "learning_rate=0.001 seed=0": "done",
+        "learning_rate=1e+30 seed=0": "failed",
+        "none seed=0": "done",
+    }
+    folder = results.trial(digests["learning_rate=1e+30 seed=0"])
+    failure = folder.failure()
+    assert failure is not None
+    assert failure["type"] == "DivergedError"
+    assert "FAILED   learning_rate=1e+30 seed=0  DivergedError: the training loss is nan" in out
+    assert str(folder.log) in out
+    assert "DivergedError" in folder.log.read_text()
+
+    rows_before = {name: results.trial(digest).rows() for name, digest in digests.items()}
+    assert small.run("--pretrain.learning-rate", "0.001", "1e30", "--redo", "none", results=tmp_path) == 1
+    assert "to run: 0" in capsys.readouterr().out
+    assert small.run("--pretrain.learning-rate", "0.001", "1e30", results=tmp_path) == 1
+    assert "to run: 1" in capsys.readouterr().out
+    assert {name: results.trial(digest).rows() for name, digest in digests.items()} == rows_before
+    failure = folder.failure()
+    assert failure is not None
+    assert failure["attempts"] == 2
+
+
+def test_rays_own_records_have_every_column_from_the_first_row_on(session: None, tmp_path: Path) -> None:
+    assert small.run("--pretrain.learning-rate", "0.001", results=tmp_path) == 0
+    digest = small.wanted(tmp_path)["seed=0"]
+    (folder,) = (tmp_path / "ray" / "small").glob(f"*/{digest[:12]}")
+    rows = small.json_lines(folder / "result.json")
+    assert [(row["phase"], row["epoch"]) for row in rows] == [
+        (phase, epoch) for phase in ("pretrain", "finetune_cnn", "finetune_vit") for epoch in (1, 2)
+    ]
+    assert all(set(COLUMNS) <= set(row) for row in rows)
+    assert all(math.isnan(row["macro_f1"]) for row in rows[:2] if isinstance(row["macro_f1"], float))
+    with (folder / "progress.csv").open() as stream:
+        table = list(csv.DictReader(stream))
+    assert set(COLUMNS) <= set(table[0])
+    assert [row["phase"] for row in table] == [row["phase"] for row in rows]
+
+
+def test_the_trainable_runs_in_a_bare_tuner_and_agrees_with_the_records(session: None, tmp_path: Path) -> None:
+    from ray import tune
+
+    trial = Trial(
+        data=Data(image_size_px=32, label_fraction=0.05, pretrain_fraction=0.1),
+        pretrain=Pretrain(cnn="test_resnet", vit="test_vit", weights="random", epochs=1, batch_size=8),
+        finetune=Finetune(epochs=2),
+    )
+    trials = [to_json(replace(trial, seed=seed)) for seed in (0, 1)]
+    space = {"run": tune.grid_search([{"trial": t} for t in trials]), "results": str(tmp_path / "results")}
+    run_config = tune.RunConfig(storage_path=str(tmp_path / "ray"), verbose=0)
+    grid = tune.Tuner(tune.with_resources(trainable, {"cpu": 1}), param_space=space, run_config=run_config).fit()
+    assert not grid.errors
+    folders = [p.parent for p in (tmp_path / "results" / "trials").glob("*/result.json")]
+    stored = {json.loads((f / "result.json").read_text())["seed"]: f for f in folders}
+    assert set(stored) == {0, 1}
+    for result in grid:
+        assert result.config is not None
+        assert result.metrics is not None
+        (epochs,) = (stored[result.config["run"]["trial"]["seed"]] / "epochs").glob("*.jsonl")
+        assert result.metrics["macro_f1"] == small.json_lines(epochs)[-1]["macro_f1"]
+
+
+def test_asking_for_more_than_any_machine_has(session: None) -> None:
+    with pytest.raises(UsageError, match=r"No machine has --cpus-per-trial 500 .* Ask for less"):
+        check_resources(500, cluster_gpus())
+
+
+def test_ray_listens_on_loopback_alone(session: None) -> None:
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    assert host == "127.0.0.1"
+    with socket.create_connection((host, int(port)), timeout=5):
+        pass
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent; the kernel picks the address it would use
+            own = probe.getsockname()[0]
+        except OSError:
+            own = "127.0.0.1"
+    if own != "127.0.0.1":
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((own, int(port)), timeout=5)
+
+
+def test_a_node_with_other_versions_is_named() -> None:
+    here = {"python": "3.11.7", "torch": "2.15.0"}
+    (problem,) = node_problems(here, {"10.0.0.1 ab12cd": here, "10.0.0.2 ef34ab": {**here, "torch": "2.14.0"}})
+    assert problem.startswith("Node 10.0.0.2 ef34ab has other versions: torch 2.14.0 (driver: 2.15.0).")
+
+
+def _processes(word: str) -> dict[int, str]:
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if word in text:
+            found[int(path.parent.name)] = text
+    return found
+
+
+def _start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    code = "from tests import small; import sys; sys.exit(small.run(*sys.argv[1:]))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "--results", str(tmp_path), *arguments],
+        cwd=REPOSITORY,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def _wait_for_rows(tmp_path: Path, deadline_s: float = 120) -> None:
+    end = time.monotonic() + deadline_s
+    while not list(tmp_path.glob("stages/*/epochs/*.jsonl")):
+        assert time.monotonic() < end, "no epoch was finished in time"
+        time.sleep(0.2)
+
+
+def test_a_killed_trial_process_is_a_failure_of_that_trial_alone(tmp_path: Path) -> None:
+    before = _processes("ray::ImplicitFunc")
+    study = _start(tmp_path, "--pretrain.learning-rate", "0.001", "--pretrain.epochs", "5")
+    _wait_for_rows(tmp_path)
+    config = json.loads(next(tmp_path.glob("stages/*/config.json")).read_text())
+    assert config["trial"]["pretrain"]["method"] == "cass"
+    writers = {pid for pid in _processes("ray::ImplicitFunc") if pid not in before}
+    os.kill(max(writers, key=lambda pid: _writes_below(pid, tmp_path / "stages")), signal.SIGKILL)
+    out, _ = study.communicate(timeout=180)
+    assert study.returncode == 1, out
+    results = Results(tmp_path)
+    states = {name: results.trial(digest).status() for name, digest in small.wanted(tmp_path).items()}
+    assert states == {"seed=0": "failed", "none seed=0": "done"}
+    assert "FAILED   seed=0  ProcessDied" in out
+
+
+def _writes_below(pid: int, folder: Path) -> int:
+    """Whether a process is the one that pretrains: its log file lies in a trial that has a stage."""
+    trial = next(p for p in folder.parent.glob("trials/*/config.json") if '"method": "cass"' in p.read_text()).parent
+    links = []
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        try:
+            links.append(str(link.readlink()))
+        except OSError:
+            continue
+    return sum(link.startswith(str(trial)) for link in links)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_study_continues_with_what_is_missing(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    study = _start(tmp_path, "--pretrain.epochs", "3")
+    _wait_for_rows(tmp_path)
+    study.send_signal(sent)
+    out, _ = study.communicate(timeout=120)
+    assert study.returncode == code, out
+    assert "same command" in out
+    again = _start(tmp_path, "--pretrain.epochs", "3")
+    out, _ = again.communicate(timeout=180)
+    assert again.returncode == 0, out
+    results = Results(tmp_path)
+    assert {results.trial(digest).status() for digest in small.wanted(tmp_path).values()} == {"done"}
