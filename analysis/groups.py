@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import pandas as pd
@@ -10,6 +11,7 @@ from analysis.frames import Values, by, first, where
 from analysis.results import FIELDS, column
 from cass_tune.config import SECTIONS, Pretrain, Trial
 from cass_tune.identity import matters
+from cass_tune.results import Record
 
 _CONTROL = Trial(pretrain=Pretrain(method="none"))
 _BESIDE = ("fingerprint", "starting_cnn", "starting_vit", "results_version")
@@ -79,3 +81,9 @@ def _key_columns(axes: list[str]) -> list[str]:
 
 def _pretrain_only() -> set[str]:
     return {column(_METHOD), *(column(path) for path in FIELDS if not matters(_CONTROL, path))}
+
+
+def file_names(plan: Record, groups: Sequence[Group], stem: str) -> list[str]:
+    """Return a file name without its ending for every group, for example ``DEMO_f1`` and ``DEMO_f1_2``."""
+    first = f"DEMO_{stem}" if plan["demo"] else stem
+    return [first if number == 1 else f"{first}_{number}" for number in range(1, len(groups) + 1)]

@@ -16,10 +16,9 @@ from matplotlib.figure import Figure
 from analysis.command import run
 from analysis.curves import f1_curves
 from analysis.drawing import f1_figure
-from analysis.groups import split
+from analysis.groups import file_names, split
 from analysis.published import select
 from analysis.results import load, read_plans, study_axes
-from analysis.tables import file_names
 from cass_tune.results import StudyFolder, whole_file
 
 _STYLE: dict[Any, Any] = {

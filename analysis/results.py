@@ -125,7 +125,7 @@ def _rows(results: Results, plan: Record, trial: Record, place: Record) -> Itera
     common = {**place, **_asked(plan, trial), **_became(folder)}
     result = folder.result() or {}
     for arm in ARMS:
-        yield {**common, "arm": arm, "weights": plan["weights"][arm], **_of_arm(result, trial["config"], arm)}
+        yield {**common, "arm": arm, "weights": trial["weights"][arm], **_of_arm(result, trial["config"], arm)}
 
 
 def _asked(plan: Record, trial: Record) -> Record:
@@ -136,7 +136,7 @@ def _asked(plan: Record, trial: Record) -> Record:
         "seed": trial["config"]["seed"],
         **_settings(trial["config"]),
         **{name: counts[part] for part, name in _PARTS.items()},
-        **{f"starting_{arm}": plan["weights"][arm] for arm in ARMS},
+        **{f"starting_{arm}": trial["weights"][arm] for arm in ARMS},
         "fingerprint": plan["data"]["fingerprint"],
         "recipe": plan["recipe"],
         "results_version": plan["results_version"],

@@ -15,7 +15,7 @@ from analysis.cells import f1_table
 from analysis.command import run
 from analysis.comparison import comparison
 from analysis.format import aligned, markdown, text_rows, wrap
-from analysis.groups import Group, split
+from analysis.groups import file_names, split
 from analysis.notes import EXPLANATION, footnotes, group_heading, heading, unfinished
 from analysis.published import select
 from analysis.results import load, read_plans, save, study_axes
@@ -42,12 +42,6 @@ def report(study: StudyFolder, published: Mapping[str, object] | None = None) ->
     written = [*_write(study, plans, frame, published or {}), *plots.draw(study, published or {})]
     folders = dict.fromkeys(str(path.parent) for path in written)
     return "\n\n".join([_render(plans, frame, published or {}), "\n".join(f"written to {path}" for path in folders)])
-
-
-def file_names(plan: Record, groups: Sequence[Group], stem: str) -> list[str]:
-    """Return a file name without its ending for every group, for example ``DEMO_f1`` and ``DEMO_f1_2``."""
-    first = f"DEMO_{stem}" if plan["demo"] else stem
-    return [first if number == 1 else f"{first}_{number}" for number in range(1, len(groups) + 1)]
 
 
 def _render(plans: list[Record], frame: pd.DataFrame, published: Mapping[str, object]) -> str:

@@ -124,8 +124,11 @@ def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[
         SystemExit: after ``--help``, or an option without its value.
     """
     problems: list[str] = []
-    file_texts = _read_file(folder / CONFIG_FILE, axes, problems)
     argument_texts = _read_arguments(argv, prog, description, axes, problems)
+    file_texts = _read_file(folder / CONFIG_FILE, axes, problems)
+    for here, there in (("local", "address"), ("address", "local")):  # the command line's choice replaces the file's
+        if here in argument_texts and there not in argument_texts:
+            file_texts.pop(there, None)
     values: dict[str, Any] = {}
     for source, texts in ((CONFIG_FILE, file_texts), ("the command line", argument_texts)):
         for path, text in texts.items():

@@ -89,7 +89,7 @@ def _pretraining_line(wanted: Sequence[Wanted], missing: Sequence[Wanted], resul
     needed = {item.pretraining for item in missing if item.pretraining}
     computed = {(stage, epochs) for stage, epochs in needed if not results.stage(stage).end(epochs).exists()}
     return (
-        f"pretraining: {len(distinct)} distinct, {asked} epochs asked for, "
+        f"pretraining: {len(distinct)} distinct, {_count(asked, 'epoch')} asked for, "
         f"{sum(epochs for _, epochs in computed)} to run (equal pretrainings are done once)"
     )
 

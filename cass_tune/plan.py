@@ -41,7 +41,13 @@ class Wanted:
 
     def record(self) -> dict[str, Any]:
         """Return what a plan file keeps of it."""
-        return {"digest": self.digest, "name": self.name, "stage": self.stage, "config": to_json(self.trial)}
+        return {
+            "digest": self.digest,
+            "name": self.name,
+            "stage": self.stage,
+            "weights": self.inputs.weights() if self.inputs else None,
+            "config": to_json(self.trial),
+        }
 
 
 def grid(base: Trial, axes: Axes) -> Iterator[Trial]:

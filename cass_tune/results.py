@@ -283,8 +283,8 @@ class StudyFolder:
         return self.path / "index.csv"
 
     def write_plan(self, plan: Record) -> None:
-        """Keep what was asked for; equal plans are kept once."""
-        if plan not in [record["plan"] for record in self._plan_files()]:
+        """Keep what was asked for, unless it is what was asked for last."""
+        if self.plans()[-1:] != [plan]:
             write_json(self.path / "plans" / f"{new_attempt()}.json", {"plan": plan})
 
     def plans(self) -> list[Record]:

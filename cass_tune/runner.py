@@ -82,7 +82,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        ray.init(**common, include_dashboard=False, _node_ip_address="127.0.0.1")
+        ray.init("local", **common, include_dashboard=False, _node_ip_address="127.0.0.1")
     else:
         package = str(Path(__file__).parent)
         try:

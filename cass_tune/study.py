@@ -200,7 +200,6 @@ class _Command:
             return None
 
     def _plan(self, wanted: Sequence[Wanted], listing: Listing) -> dict[str, Any]:
-        inputs = wanted[0].inputs
         return {
             "study": self.study.name,
             "title": self.study.title,
@@ -209,7 +208,6 @@ class _Command:
             "recipe": self.settings.recipe,
             "axes": list(self.axes),
             "data": describe_data(listing),
-            "weights": inputs.weights() if inputs else {},
             "results_version": RESULTS_VERSION,
             "trials": [item.record() for item in wanted],
         }

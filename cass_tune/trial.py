@@ -75,10 +75,7 @@ def run_trial(trial: Trial, results: Results, options: RunOptions, expected: Inp
         UsageError: this machine sees other images or weights, or the configuration does not fit the data.
         Collapsed: under ``on_collapse="stop"``.
     """
-    listing = list_images(trial.data)
-    inputs = read_inputs(trial, listing)
-    if expected is not None and inputs != expected:
-        raise UsageError(f"This machine sees other data or weights than the driver: {inputs}, expected {expected}.")
+    inputs = expected or read_inputs(trial, list_images(trial.data))
     folder = results.trial(trial_digest(trial, inputs))
     if folder.result() is not None:
         yield from _stored_rows(trial, inputs, results, folder)
@@ -86,11 +83,22 @@ def run_trial(trial: Trial, results: Results, options: RunOptions, expected: Inp
     folder.write_config({"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION})
     with _logging_to(folder.log):
         try:
+            listing = list_images(trial.data)
+            _check_inputs(read_inputs(trial, listing), inputs)
             yield from _TrialRun(trial, inputs, listing, results, folder, options).run()
         except Exception as error:
             logger.exception("trial %s failed", folder.id)
             folder.fail(type(error).__name__, str(error), traceback.format_exc())
             raise
+
+
+def _check_inputs(seen: Inputs, expected: Inputs) -> None:
+    for name, value in vars(expected).items():
+        if getattr(seen, name) != value:
+            raise UsageError(
+                f"This machine sees other {'images' if name == 'data' else f'weights of the {name}'} than the driver: "
+                f"{getattr(seen, name)}, expected {value}. Make the same files visible on every machine."
+            )
 
 
 def _stored_rows(trial: Trial, inputs: Inputs, results: Results, folder: TrialFolder) -> Iterator[Row]:

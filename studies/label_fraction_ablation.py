@@ -4,8 +4,8 @@ One pretraining of 100 epochs at batch 16 on all images, finetuning with 1, 10 a
 the control without pretraining, one per label fraction. Published F1 on Brain MRI with all labels: ResNet-50 0.9909,
 ViT-B/16 0.9276; the cells of 1 and 10 % could not be seen and stay empty.
 
-Expected cost of one seed: 100 epochs of 4,570 images through both networks (5 h at the 24 images/s published for a V100),
-done once, and finetuning 2 x 50 epochs at 1, 10 and 100 % of the labels.
+Expected cost of one seed: 100 epochs of 4,570 images through both networks (5 h at the 24 images/s published for a
+V100), done once, and finetuning 2 x 50 epochs at 1, 10 and 100 % of the labels.
 
     python -m studies.label_fraction_ablation                                           a demonstration
     python -m studies.label_fraction_ablation --data.name brain_mri --data.root DIR     the study, on a GPU

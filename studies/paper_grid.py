@@ -1,8 +1,8 @@
-"""The paper's full grid: label fraction x pretraining batch size x pretraining epochs (https://arxiv.org/abs/2206.04170).
+"""The paper's full grid: label fraction x pretraining batch size x epochs (https://arxiv.org/abs/2206.04170).
 
-27 cells (1, 10, 100 % of the labels; batch 8, 16, 32; 50, 100, 200 epochs) and one control per label fraction. The cells
-of `studies.batch_ablation`, `studies.epoch_ablation` and `studies.label_fraction_ablation` are among them: what one study
-has run, the others find. Published rows: those of the three studies; all others are empty, nobody has published them.
+27 cells (1, 10, 100 % of the labels; batch 8, 16, 32; 50, 100, 200 epochs) and one control per label fraction. The
+cells of `studies.batch_ablation`, `studies.epoch_ablation` and `studies.label_fraction_ablation` are among them: what
+one study has run, the others find. Published rows: those of the three studies; the others could not be seen.
 
 Expected cost of one seed: 3 x (50 + 100 + 200) epochs of 4,570 images through both networks (56 h at the 24 images/s
 published for a V100) and finetuning 30 x 50 epochs of each network.

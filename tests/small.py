@@ -9,10 +9,14 @@ from pathlib import Path
 from cass_tune.results import StudyFolder
 from cass_tune.study import Study
 
-ARGUMENTS = [
-    *("--data.label-fraction", "0.05", "--data.pretrain-fraction", "0.1"),
-    *("--pretrain.epochs", "2", "--finetune.epochs", "2", "--pretrain.batch-size", "8", "--seeds", "0"),
-]
+DEFAULTS = {
+    "--data.label-fraction": "0.05",
+    "--data.pretrain-fraction": "0.1",
+    "--pretrain.batch-size": "8",
+    "--pretrain.epochs": "2",
+    "--finetune.epochs": "2",
+    "--seeds": "0",
+}
 
 STUDY = Study(name="small", title="A study for tests", axes={"pretrain.learning_rate": (1e-3, 1e-4)})
 
@@ -26,7 +30,8 @@ def report(study: StudyFolder, published: Mapping[str, object]) -> str:
 def run(*arguments: str, study: Study = STUDY, results: Path | None = None) -> int:
     """Run the study's command line in this process and return its exit code."""
     place = ["--results", str(results)] if results else []
-    return study.main(report, [*ARGUMENTS, *place, *arguments])
+    defaults = [word for option, value in DEFAULTS.items() if option not in arguments for word in (option, value)]
+    return study.main(report, [*defaults, *place, *arguments])
 
 
 def wanted(results: Path, name: str = "small") -> dict[str, str]:

@@ -111,10 +111,28 @@ def test_asking_for_more_than_any_machine_has(session: None) -> None:
         check_resources(500, cluster_gpus())
 
 
-def test_ray_listens_on_loopback_alone(session: None) -> None:
-    import ray
+ADDRESS = """
+import ray
+from cass_tune.runner import ray_session
+with ray_session(None):
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    input()
+"""
 
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+
+def test_ray_listens_on_loopback_alone() -> None:
+    own = subprocess.Popen(  # Ray reads the setting when it is first imported: a process of its own
+        [sys.executable, "-c", ADDRESS], cwd=REPOSITORY, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert own.stdout is not None
+    try:
+        _knock_at(own.stdout.readline().strip())
+    finally:
+        own.communicate("\n", timeout=60)
+
+
+def _knock_at(address: str) -> None:
+    host, _, port = address.rpartition(":")
     assert host == "127.0.0.1"
     with socket.create_connection((host, int(port)), timeout=5):
         pass
@@ -158,9 +176,10 @@ def _start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def _wait_for_rows(tmp_path: Path, deadline_s: float = 120) -> None:
+def _wait_for_rows(study: subprocess.Popen[str], tmp_path: Path, deadline_s: float = 120) -> None:
     end = time.monotonic() + deadline_s
     while not list(tmp_path.glob("stages/*/epochs/*.jsonl")):
+        assert study.poll() is None, study.communicate()
         assert time.monotonic() < end, "no epoch was finished in time"
         time.sleep(0.2)
 
@@ -168,7 +187,7 @@ def _wait_for_rows(tmp_path: Path, deadline_s: float = 120) -> None:
 def test_a_killed_trial_process_is_a_failure_of_that_trial_alone(tmp_path: Path) -> None:
     before = _processes("ray::ImplicitFunc")
     study = _start(tmp_path, "--pretrain.learning-rate", "0.001", "--pretrain.epochs", "5")
-    _wait_for_rows(tmp_path)
+    _wait_for_rows(study, tmp_path)
     config = json.loads(next(tmp_path.glob("stages/*/config.json")).read_text())
     assert config["trial"]["pretrain"]["method"] == "cass"
     writers = {pid for pid in _processes("ray::ImplicitFunc") if pid not in before}
@@ -196,7 +215,7 @@ def _writes_below(pid: int, folder: Path) -> int:
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_study_continues_with_what_is_missing(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     study = _start(tmp_path, "--pretrain.epochs", "3")
-    _wait_for_rows(tmp_path)
+    _wait_for_rows(study, tmp_path)
     study.send_signal(sent)
     out, _ = study.communicate(timeout=120)
     assert study.returncode == code, out

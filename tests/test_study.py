@@ -150,7 +150,7 @@ def test_exactly_what_is_missing_runs_again(run: Run, finished: Path) -> None:
     lost.unlink()
     done = run(QUICK)
     assert done.code == 0 and "finished: 1 done; to run: 1" in done.out
-    assert "1 epochs asked for, 0 to run" in done.out
+    assert "1 epoch asked for, 0 to run" in done.out
     assert attempts(finished) == {**before, f"trials/{lost.parent.name}": 2}
     assert lost.exists()
 
@@ -352,7 +352,7 @@ def test_an_interrupted_run_can_be_continued(run: Run, monkeypatch: pytest.Monke
     assert (done.code, done.err, done.reports) == (130, "", [])
     assert "the same command runs the rest" in done.out
     again = run(QUICK)
-    assert again.code == 0 and "to run: 2" in again.out and "1 epochs asked for, 0 to run" in again.out
+    assert again.code == 0 and "to run: 2" in again.out and "1 epoch asked for, 0 to run" in again.out
 
 
 def test_equal_pretrainings_are_done_once(run: Run, tmp_path: Path) -> None:

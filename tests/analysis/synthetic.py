@@ -82,7 +82,6 @@ class Root:
                     "classes": sorted(self.counts["train"]),
                     "counts": self.counts,
                 },
-                "weights": self.weights,
                 "results_version": 1,
                 "trials": [self._wanted(trial, list(axes)) for trial in trials],
                 **changes,
@@ -94,7 +93,8 @@ class Root:
         if trial.pretrain.method == "none":
             settings = ["control"]
         name = " ".join([*settings, f"seed={trial.seed}"])
-        return {"digest": self.digest(trial), "name": name, "stage": None, "config": to_json(trial)}
+        identity = {"digest": self.digest(trial), "stage": None, "weights": self.weights}
+        return {**identity, "name": name, "config": to_json(trial)}
 
     def finish(self, trial: Trial, cnn: float | None, vit: float | None = None, **changes: Any) -> None:
         """Record a trial as finished, with these macro-F1 of its arms."""
