@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test lint clean
 
 demo: $(VENV)/installed
 	$(RUN) -m studies.batch_ablation
@@ -18,9 +18,6 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
 	$(VENV)/bin/codespell
-
-benchmark: $(VENV)/installed
-	$(RUN) -m pytest tests/benchmarks -m benchmark -s
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

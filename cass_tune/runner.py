@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from cass_tune.console import Progress
     from cass_tune.trial import RunOptions
 
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Makes Ray's processes listen on loopback alone; without it 127.0.0.1 is replaced by the machine's address."""
-
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -72,8 +69,7 @@ def ray_session(address: str | None) -> Iterator[None]:
     Raises:
         UsageError: the cluster cannot be reached, or a node has other versions.
     """
-    wanted = _QUIET if address else {**_QUIET, **_LOOPBACK}
-    os.environ.update({name: value for name, value in wanted.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
     import ray
 
     if ray.is_initialized():  # the caller's own session, in a test or a notebook
@@ -81,23 +77,47 @@ def ray_session(address: str | None) -> Iterator[None]:
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address is None:
-        ray.init("local", **common, include_dashboard=False, _node_ip_address="127.0.0.1")
-    else:
-        package = str(Path(__file__).parent)
+    with _loopback() if address is None else contextlib.nullcontext():
         try:
-            _knock(address)
-            ray.init(address=address, **common, runtime_env={"py_modules": [package]})
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UsageError(
-                f"--address {address}: no Ray cluster can be joined there: {str(error).strip().splitlines()[0]} "
-                "Give `auto` on a node of the cluster, or HOST:PORT as `ray start` printed it, or leave --address out."
-            ) from error
+            if address is None:
+                ray.init("local", **common, include_dashboard=False, _node_ip_address="127.0.0.1")
+            else:
+                _join(address, common)
+            check_nodes()
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray's processes listen on loopback alone: on Linux, Ray replaces 127.0.0.1 by the machine's address."""
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, setting = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
     try:
-        check_nodes()
         yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = setting
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _join(address: str, common: Mapping[str, Any]) -> None:
+    import ray
+
+    try:
+        _knock(address)
+        ray.init(address=address, **common, runtime_env={"py_modules": [str(Path(__file__).parent)]})
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"--address {address}: no Ray cluster can be joined there: {str(error).strip().splitlines()[0]} "
+            "Give `auto` on a node of the cluster, or HOST:PORT as `ray start` printed it, or leave --address out."
+        ) from error
 
 
 def _knock(address: str) -> None:
