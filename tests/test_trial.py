@@ -361,13 +361,18 @@ def test_a_configuration_that_does_not_fit_the_data(tmp_path: Path) -> None:
     assert failure is not None and failure["type"] == "UsageError" and "32 pretraining images" in failure["message"]
 
 
-@pytest.mark.parametrize("change", [{"data": "0" * 64}, {"vit": "sha256:0"}])
-def test_a_machine_that_sees_other_inputs_fails_before_anything(change: Mapping[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "what"), [({"data": "0" * 64}, "images"), ({"vit": "sha256:0"}, "weights of the vit")]
+)
+def test_a_machine_that_sees_other_inputs_trains_nothing(change: Mapping[str, str], what: str, tmp_path: Path) -> None:
     expected = replace(read_inputs(TRIAL, LISTING), **change)
-    with pytest.raises(UsageError, match="This machine sees other data or weights than the driver"):
-        list(run_trial(TRIAL, Results(tmp_path), RunOptions(), expected))
-    assert not list(tmp_path.rglob("*"))
-    assert next(iter(run_trial(TRIAL, Results(tmp_path), RunOptions(), read_inputs(TRIAL, LISTING))))["epoch"] == 1
+    results = Results(tmp_path)
+    with pytest.raises(UsageError, match=f"This machine sees other {what} than the driver"):
+        list(run_trial(TRIAL, results, RunOptions(), expected))
+    failure = results.trial(trial_digest(TRIAL, expected)).failure()  # where the driver looks for it
+    assert failure is not None and failure["type"] == "UsageError"
+    assert not list(tmp_path.glob("stages/*")) and not list(tmp_path.glob("trials/*/epochs"))
+    assert next(iter(run_trial(TRIAL, results, RunOptions(), read_inputs(TRIAL, LISTING))))["epoch"] == 1
 
 
 def test_an_interrupted_trial_is_not_finished_and_leaves_no_handlers(finished: Run, tmp_path: Path) -> None:
