@@ -52,7 +52,7 @@ def test_a_failing_trial_is_shown_and_the_others_go_on(
     failure = folder.failure()
     assert failure is not None
     assert failure["type"] == "DivergedError"
-    assert "FAILED   learning_rate=1e+30 seed=0  DivergedError: the training loss is nan" in out
+    assert "FAILED   learning_rate=1e+30 seed=0  DivergedError: the loss is nan" in out
     assert str(folder.log) in out
     assert "DivergedError" in folder.log.read_text()
 

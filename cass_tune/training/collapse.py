@@ -81,7 +81,7 @@ class HealthMonitor:
         self._outputs: deque[dict[str, Tensor]] = deque()
 
     def add(self, outputs: Mapping[str, Tensor]) -> None:
-        """Keep a batch's outputs, each of shape (batch, embedding_dim); at most the last SAMPLES images stay."""
+        """Keep a batch of outputs, each (batch, embedding_dim); of several batches at most SAMPLES images stay."""
         self._outputs.append({arm: tensor.detach().float() for arm, tensor in outputs.items()})
         while sum(len(batch["cnn"]) for batch in self._outputs) > SAMPLES and len(self._outputs) > 1:
             self._outputs.popleft()

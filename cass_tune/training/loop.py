@@ -77,5 +77,5 @@ class MeanLoss:
         """
         value = float(self._sum) / self.images
         if not math.isfinite(value):
-            raise DivergedError(f"the training loss is {value}: it diverged; try a lower learning rate")
+            raise DivergedError(f"the loss is {value}: training diverged; try a lower learning rate")
         return value

@@ -23,19 +23,31 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
 
     Returns:
         micro_f1_at_half, micro_recall_at_half (published), macro_f1, balanced_accuracy (mean recall), accuracy (by the
-        highest output), auroc (one class against the rest, mean), n, and confusion_matrix (rows are true classes).
+        highest output), auroc (one class against the rest, mean; None with a single class), n, and confusion_matrix
+        (rows are true classes). Recall and AUROC are means over the classes that the labels have.
     """
     classes = logits.shape[1]
     scores = torch.sigmoid(logits)
     one_hot = F.one_hot(labels, classes)
     predicted = logits.argmax(dim=1)
+    there = one_hot.sum(dim=0) > 0
+    recalls = tm.multiclass_recall(predicted, labels, classes, average="none")
     values = {
         "micro_f1_at_half": tm.multilabel_f1_score(scores, one_hot, classes, average="micro"),
         "micro_recall_at_half": tm.multilabel_recall(scores, one_hot, classes, average="micro"),
         "macro_f1": tm.multiclass_f1_score(predicted, labels, classes, average="macro"),
-        "balanced_accuracy": tm.multiclass_recall(predicted, labels, classes, average="macro"),
+        "balanced_accuracy": recalls[there].mean(),
         "accuracy": tm.multiclass_accuracy(predicted, labels, classes, average="micro"),
-        "auroc": tm.multilabel_auroc(scores, one_hot, classes, average="macro"),
     }
     matrix = tm.multiclass_confusion_matrix(predicted, labels, classes)
-    return {**{name: float(v) for name, v in values.items()}, "n": len(labels), "confusion_matrix": matrix.tolist()}
+    return {
+        **{name: float(value) for name, value in values.items()},
+        "auroc": _auroc(scores[:, there], one_hot[:, there]),
+        "n": len(labels),
+        "confusion_matrix": matrix.tolist(),
+    }
+
+
+def _auroc(scores: Tensor, one_hot: Tensor) -> float | None:
+    classes = one_hot.shape[1]
+    return float(tm.multilabel_auroc(scores, one_hot, classes, average="macro")) if classes > 1 else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -88,20 +87,22 @@ def test_an_evaluation_knows_nothing_of_the_one_before() -> None:
 
 
 def test_a_class_that_the_evaluation_lacks() -> None:
-    """What torchmetrics gives: F1 leaves the class out unless it was predicted, and AUROC counts it as 0, and warns."""
+    """Recall and AUROC are means over the classes that are there, as in scikit-learn; F1 counts a wrong class as 0."""
     logits = np.array([[3, 0, -1], [0, 2, -1], [0, 3, -2], [2, 1, -3]], dtype=np.float32)
     labels = np.array([0, 1, 1, 0])
-    with pytest.warns(UserWarning, match="No positive samples in targets"):
-        found = of(logits, labels)
-    assert found["macro_f1"] == found["balanced_accuracy"] == found["accuracy"] == 1.0
-    assert found["auroc"] == pytest.approx((1 + 1 + 0) / 3, abs=1e-6)
+    found = of(logits, labels)
+    assert found["macro_f1"] == found["balanced_accuracy"] == found["accuracy"] == found["auroc"] == 1.0
     logits[0, 2] = 9
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = of(logits, labels)
+    found = of(logits, labels)
     assert found["confusion_matrix"] == [[1, 0, 1], [0, 2, 0], [0, 0, 0]]
     assert found["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3, abs=1e-6)
-    assert found["balanced_accuracy"] == pytest.approx((1 / 2 + 1 + 0) / 3, abs=1e-6)  # scikit-learn: 3 / 4
+    assert found["balanced_accuracy"] == pytest.approx(3 / 4, abs=1e-6)
+
+
+def test_an_evaluation_of_one_class_has_no_auroc() -> None:
+    found = of(np.eye(3, dtype=np.float32), np.zeros(3, dtype=np.int64))
+    assert found["auroc"] is None
+    assert found["balanced_accuracy"] == pytest.approx(1 / 3, abs=1e-6)
 
 
 def test_values_are_plain_numbers_for_json() -> None:
