@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis.results import read_plans
 from cass_tune.errors import UsageError
-from cass_tune.results import StudyFolder, find_study
+from cass_tune.results import StudyFolder, default_root, find_study
 
 Action = Callable[[StudyFolder, Mapping[str, object]], str]
 
@@ -19,12 +19,11 @@ def run(description: str, action: Action, arguments: Sequence[str] | None = None
     """Do something with every study folder that the command line names, print what it says, return the exit code."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("study", metavar="STUDY", help="a study's name (all its variants) or its folder")
-    parser.add_argument(
-        "--results", metavar="DIR", type=Path, default=Path("results"), help="results root (%(default)s)"
-    )
+    parser.add_argument("--results", metavar="DIR", type=Path, help="results root (cass_tune.toml's, or results)")
     given = parser.parse_args(arguments)
     try:
-        texts = [action(study, published_of(study)) for study in find_study(given.study, given.results)]
+        studies = find_study(given.study, given.results or default_root(Path.cwd()))
+        texts = [action(study, published_of(study)) for study in studies]
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2

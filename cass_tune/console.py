@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
@@ -166,6 +166,10 @@ class Progress:
         """Take note of a failed trial."""
         self._works[digest].state = "failed"
         self._event(f"FAILED   {self._works[digest].name}  {reason}")
+
+    def has_settled(self, digests: Iterable[str]) -> bool:
+        """Return whether all these trials are done or failed; after an interruption some are not."""
+        return all(self._works[digest].state in ("done", "failed") for digest in digests)
 
     def summary(self) -> str:
         """Return counts, time so far and time left."""

@@ -32,14 +32,16 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """Return the git commit of this code, with ``+changes`` when files differ from it, or None outside a checkout."""
-    here = Path(__file__).parent
+    """Return the git commit of this code, with ``+changes`` when files differ from it, or None outside its checkout."""
+    here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != here.parent:
+            return None  # installed somewhere below another project's checkout
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.SubprocessError):
         return None
@@ -64,11 +66,17 @@ def device_name(device: str, threads: int) -> str:
     return f"cpu ({processor()}, {threads} thread{'s' if threads > 1 else ''})"
 
 
-def describe(device: str, threads: int) -> dict[str, Any]:
-    """Return the record that goes into environment.json."""
+def describe(device: str, threads: int, commit: str | None) -> dict[str, Any]:
+    """Return the record that goes into environment.json.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads of one operation.
+        commit: of the driver's code (`commit`): the copy that a cluster's node runs knows none.
+    """
     return {
         "versions": versions(),
-        "commit": commit(),
+        "commit": commit,
         "devices": [device_name(device, threads)],
         "threads": threads,
         "host": socket.gethostname(),

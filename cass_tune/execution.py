@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cass_tune.config import ARMS, Trial
 from cass_tune.console import Console, Progress
 from cass_tune.data.listing import Listing
+from cass_tune.environment import commit
 from cass_tune.errors import UsageError
 from cass_tune.options import Settings
 from cass_tune.overview import failure_line, headline, work
-from cass_tune.plan import Wanted
+from cass_tune.plan import Wanted, waves
 from cass_tune.results import Results
 
 if TYPE_CHECKING:
-    from ray.tune import ResultGrid
-
     from cass_tune.trial import RunOptions
 
 
@@ -38,21 +38,26 @@ class Execution:
         self.study = study
         self.preset = preset
 
-    def prepare(self, trials: Sequence[Trial], listing: Listing) -> None:
-        """Do once on this machine what would otherwise fail, or be waited for, in every trial.
+    def check(self, trials: Sequence[Trial]) -> None:
+        """Try once on this machine what would otherwise fail in every trial.
 
         Raises:
             UsageError: no such device, model or weights; every one is named.
         """
         import torch
 
+        problems = _problems(self._check_device, torch.cuda.is_available())
+        for trial, arm in _distinct_arms(trials):
+            problems += _problems(_build, trial, arm)
+        if problems:
+            raise UsageError(*dict.fromkeys(problems))
+
+    def _resize_images(self, missing: Sequence[Wanted], listing: Listing) -> None:
+        """Fill the cache of pixels once, before several trials would do it side by side."""
         from cass_tune.data.pixels import load_pixels
 
-        self._check_device(torch.cuda.is_available())
-        _check_models(trials)
-        if not self.settings.address:
-            for size in sorted({trial.data.image_size_px for trial in trials}):
-                load_pixels(listing, size, self.console.counter(f"resizing images to {size} px"))
+        for size in sorted({item.trial.data.image_size_px for item in missing}):
+            load_pixels(listing, size, self.console.counter(f"resizing images to {size} px"))
 
     def _check_device(self, has_gpu: bool) -> None:
         if self.settings.address:
@@ -68,24 +73,34 @@ class Execution:
                 "Give --device cpu to do it all the same, or --preset demo for small networks on the same data."
             )
 
-    def run(self, missing: Sequence[Wanted], wanted: Sequence[Wanted], listing: Listing) -> ResultGrid | None:
-        """Run the missing ones of the wanted trials; a failing one leaves the others running.
+    def run(self, missing: Sequence[Wanted], listing: Listing, *, done: int) -> None:
+        """Run trials; a failing one leaves the others running.
 
-        Returns:
-            Ray's own record, or None after ``--local``.
+        Args:
+            missing: trials to run, in order.
+            listing: their data.
+            done: trials of the study that are finished already, for the progress.
         """
+        if not self.settings.address:
+            self._resize_images(missing, listing)
         works = {str(item.digest): work(item, listing) for item in missing}
-        progress = Progress(self.console, works, finished=len(wanted) - len(missing))
-        return self._run_here(missing, progress) if self.settings.local else self._run_by_ray(missing, progress)
+        progress = Progress(self.console, works, finished=done)
+        if self.settings.local:
+            self._run_here(missing, progress)
+        else:
+            self._run_by_ray(missing, progress)
 
     def _options(self, device: str) -> RunOptions:
         from cass_tune.trial import RunOptions
 
         names = ("threads", "workers", "on_collapse", "keep_weights")
-        return RunOptions(device=device, **{name: getattr(self.settings, name) for name in names})
+        chosen = {name: getattr(self.settings, name) for name in names}
+        return RunOptions(device=device, redo=self.settings.redo == "all", commit=commit(), **chosen)
 
     def _device(self, has_gpu: bool) -> str:
-        return ("cuda" if has_gpu else "cpu") if self.settings.device == "auto" else self.settings.device
+        if self.settings.device != "auto":
+            return self.settings.device
+        return "cuda" if has_gpu and self.settings.gpus_per_trial != 0 else "cpu"
 
     def _run_here(self, missing: Sequence[Wanted], progress: Progress) -> None:
         import torch
@@ -100,12 +115,14 @@ class Execution:
                 try:
                     for row in run_trial(item.trial, self.results, options, item.inputs):
                         progress.row(digest, row)
-                except Exception:  # recorded by run_trial; the other trials go on
+                except Exception as error:  # run_trial records it where it can; the other trials go on
+                    if folder.failure() is None:
+                        folder.fail(type(error).__name__, str(error), traceback.format_exc())
                     progress.fail(digest, failure_line(folder.failure()))
                 else:
                     progress.finish(digest, headline(folder.result() or {}))
 
-    def _run_by_ray(self, missing: Sequence[Wanted], progress: Progress) -> ResultGrid:
+    def _run_by_ray(self, missing: Sequence[Wanted], progress: Progress) -> None:
         from cass_tune import runner
 
         self.console.say(f"Ray runs the trials; its own records are in {self.results.ray(self.study)}.")
@@ -118,27 +135,35 @@ class Execution:
             resources = {"cpu": float(self.settings.cpus_per_trial), "gpu": gpu}
             runner.check_resources(resources["cpu"], resources["gpu"])
             options = self._options(device)
-            return runner.run_trials(
-                missing, self.results, options, study=self.study, resources=resources, progress=progress
-            )
+            for group in waves(missing):
+                runner.run_trials(
+                    group, self.results, options, study=self.study, resources=resources, progress=progress
+                )
+                if not progress.has_settled(str(item.digest) for item in group):
+                    return
 
 
-def _check_models(trials: Sequence[Trial]) -> None:
-    """Build each distinct arm once: names, weights and image size are then known to fit."""
-    from cass_tune.training.models import build_arm
-
-    problems: dict[str, None] = {}
-    done: set[tuple[str, str, int, int]] = set()
+def _distinct_arms(trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
+    """Return one trial and arm for every network, weights, image size and width that there are."""
+    found: dict[object, tuple[Trial, str]] = {}
     for trial in trials:
         for arm in ARMS:
-            key = (getattr(trial.pretrain, arm), trial.pretrain.weights_of(arm), trial.data.image_size_px,
-                   trial.pretrain.embedding_dim)  # fmt: skip
-            if key in done:
-                continue
-            done.add(key)
-            try:
-                build_arm(trial, arm)
-            except UsageError as error:
-                problems.update(dict.fromkeys(error.problems))
-    if problems:
-        raise UsageError(*problems)
+            pretrain, size = trial.pretrain, trial.data.image_size_px
+            key = (getattr(pretrain, arm), pretrain.weights_of(arm), size, pretrain.embedding_dim)
+            found.setdefault(key, (trial, arm))
+    return list(found.values())
+
+
+def _build(trial: Trial, arm: str) -> None:
+    from cass_tune.training.models import build_arm
+
+    build_arm(trial, arm)
+
+
+def _problems(function: Callable[..., None], *args: object) -> list[str]:
+    """Return the texts of the UsageError that a function raises, or nothing."""
+    try:
+        function(*args)
+    except UsageError as error:
+        return list(error.problems)
+    return []

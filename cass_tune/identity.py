@@ -21,7 +21,7 @@ RESULTS_VERSION = 1
 ID_DIGITS = 12
 """Hexadecimal digits of a digest that name a folder; a folder grows by four when two digests ever meet."""
 
-_STAGE_DATA = ("image_size_px", "pretrain_fraction", "validation_fraction", "test_fraction", "split_seed")
+_LABEL_DATA = ("label_fraction",)
 _CONTROL_PRETRAIN = ("method", *ARMS)
 _PRETRAIN_DATA = ("pretrain_fraction",)
 
@@ -109,7 +109,7 @@ def stage_digest(trial: Trial, inputs: Inputs) -> str:
     return digest(
         {
             "results_version": RESULTS_VERSION,
-            "data": {name: data[name] for name in (*_STAGE_DATA, "fingerprint")},
+            "data": {name: value for name, value in data.items() if name not in _LABEL_DATA},
             "pretrain": pretrain,
             "seed": trial.seed,
         }

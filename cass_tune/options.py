@@ -19,8 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from cass_tune.config import SECTIONS
 from cass_tune.errors import UsageError, did_you_mean
 from cass_tune.presets import PRESETS
-
-CONFIG_FILE = "cass_tune.toml"
+from cass_tune.results import CONFIG_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class Settings:
     seeds: tuple[int, ...] | None = None
     """Replicas, for example 0 1 2."""
     only: tuple[str, ...] = ()
-    """Run and show these cells alone, for example pretrain.batch-size=8,16 data.label-fraction=0.1."""
+    """Run these cells alone, for example pretrain.batch-size=8,16 data.label-fraction=0.1."""
     results: str = "results"
     """Folder of all results."""
     local: bool = False
@@ -67,6 +66,8 @@ class Settings:
             if getattr(self, name) < least
         ]
         problems += _gpu_problems(self.gpus_per_trial)
+        if self.device == "cuda" and self.gpus_per_trial == 0:
+            problems.append("--device cuda needs a GPU or a part of one, but got --gpus-per-trial 0. Use --device cpu.")
         if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
             problems.append(f"--seeds must differ from one another, but got {_words(self.seeds)}.")
         if self.seeds is not None and (not self.seeds or min(self.seeds) < 0):

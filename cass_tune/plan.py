@@ -166,24 +166,32 @@ def resolve(trials: Sequence[Trial], inputs: Mapping[Trial, Inputs | None]) -> l
     return list(wanted.values())
 
 
-def to_run(wanted: Sequence[Wanted], results: Results, redo: str) -> list[Wanted]:
-    """Return the trials that must run, those that compute a pretraining before those that only use one.
+def to_run(wanted: Sequence[Wanted], results: Results, redo: str, *, collapsed_too: bool = True) -> list[Wanted]:
+    """Return the trials that must run.
 
     Args:
         wanted: all trials of the study.
         results: root of all records.
         redo: ``failed`` (and missing ones), ``all``, or ``none`` (missing ones alone).
+        collapsed_too: whether ``failed`` takes in the trials that were stopped because their pretraining collapsed.
     """
-    again = {"failed": ("missing", "failed", "collapsed"), "none": ("missing",)}
-    missing = [w for w in wanted if w.digest and (redo == "all" or results.trial(w.digest).status() in again[redo])]
+    again = {"failed": ("missing", "failed", *(["collapsed"] if collapsed_too else [])), "none": ("missing",)}
+    return [w for w in wanted if w.digest and (redo == "all" or results.trial(w.digest).status() in again[redo])]
+
+
+def waves(missing: Sequence[Wanted]) -> list[list[Wanted]]:
+    """Return the trials in one or two groups to be run one after the other, so that equal pretrainings are done once.
+
+    The first group holds one trial of each pretraining and the controls, the second the trials that find it stored.
+    """
     seen: set[tuple[str, int]] = set()
-    first, later = [], []
+    first: list[Wanted] = []
+    later: list[Wanted] = []
     for item in missing:
-        key = item.pretraining
-        (later if key in seen else first).append(item)
-        if key:
-            seen.add(key)
-    return first + later
+        (later if item.pretraining in seen else first).append(item)
+        if item.pretraining:
+            seen.add(item.pretraining)
+    return [group for group in (first, later) if group]
 
 
 def describe_data(listing: Listing) -> dict[str, Any]:

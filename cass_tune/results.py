@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import shutil
+import tomllib
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,9 @@ from typing import Any
 
 from cass_tune.errors import UsageError
 from cass_tune.identity import ID_DIGITS
+
+CONFIG_FILE = "cass_tune.toml"
+"""Settings of a working folder (`cass_tune.options` reads all of them)."""
 
 Record = dict[str, Any]
 
@@ -152,9 +156,17 @@ class TrialFolder(Folder):
         write_json(self.path / "result.json", result)
         (self.path / "failure.json").unlink(missing_ok=True)
 
+    def begin(self) -> None:
+        """Move an earlier failure aside: while the trial runs again, it has not failed."""
+        if (self.path / "failure.json").exists():
+            target = self.path / "earlier" / new_attempt()
+            target.mkdir(parents=True)
+            (self.path / "failure.json").rename(target / "failure.json")
+
     def fail(self, kind: str, message: str, traceback: str) -> None:
         """Record an error and how many attempts have failed so far."""
-        attempts = 1 + ((self.failure() or {}).get("attempts", 0))
+        last = self.failure() or {"attempts": len(list(self.path.glob("earlier/*/failure.json")))}
+        attempts = 1 + last["attempts"]
         record = {"type": kind, "message": message, "traceback": traceback, "attempts": attempts, "log": str(self.log)}
         write_json(self.path / "failure.json", record)
 
@@ -184,6 +196,10 @@ class StageFolder(Folder):
     def end(self, epoch: int) -> Path:
         """Return the folder of the arms after an epoch; it is there exactly when it is complete."""
         return self.path / f"epoch-{epoch:04d}"
+
+    def end_record(self, epoch: int) -> Record:
+        """Return the rows and the environment of the run that ended there."""
+        return read_json(self.end(epoch) / "run.json") or {}
 
     @contextmanager
     def publish(self, epoch: int) -> Iterator[Path]:
@@ -239,9 +255,11 @@ class Results:
         """Raise a UsageError when nothing can be written below the root; it leaves nothing behind."""
         made = [place for place in (self.root, *self.root.parents) if not place.exists()]
         try:
-            with whole_file(self.root / ".writable") as temporary:
-                temporary.touch()
-            (self.root / ".writable").unlink(missing_ok=True)
+            below = [self.root / name for name in ("trials", "stages") if (self.root / name).exists()]
+            for place in (self.root, *below):
+                with whole_file(place / ".writable") as temporary:
+                    temporary.touch()
+                (place / ".writable").unlink(missing_ok=True)
             for place in made:
                 with suppress(OSError):  # another process has written there meanwhile
                     place.rmdir()
@@ -298,6 +316,17 @@ class StudyFolder:
                 yield record
 
 
+def default_root(folder: Path) -> Path:
+    """Return the results root that ``cass_tune.toml`` in a folder names, or ``results``."""
+    try:
+        content = tomllib.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        content = {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / CONFIG_FILE} cannot be read: {error}.") from error
+    return Path(str(content.get("results", "results"))).expanduser()
+
+
 def find_study(name_or_path: str, root: Path) -> list[StudyFolder]:
     """Return the study folders that a name (all its variants) or a path stands for.
 
@@ -314,6 +343,6 @@ def find_study(name_or_path: str, root: Path) -> list[StudyFolder]:
     there = sorted({p.parent.parent.name for p in root.glob("*/*/plans")})
     raise UsageError(
         f"No study {name_or_path!r} below {root.absolute()}. "
-        + (f"There are: {', '.join(there)}." if there else "No study has run there yet; ")
+        + (f"There are: {', '.join(there)}." if there else "No study has run there yet;")
         + " Give a study's name or path, and the results root with --results DIR."
     )

@@ -47,9 +47,10 @@ def trainable(config: Mapping[str, Any]) -> None:
             optionally, the inputs that the driver saw; ``results``: absolute path of the results root; ``options``:
             fields of `cass_tune.trial.RunOptions`, optional.
     """
+    import ray
     from ray import tune
 
-    if not os.environ.get("CUDA_VISIBLE_DEVICES"):
+    if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
     from cass_tune.training.rows import for_ray
     from cass_tune.trial import RunOptions, run_trial
@@ -147,9 +148,21 @@ def check_nodes() -> None:
         ).remote(NUMERIC_PACKAGES)
         for node in nodes
     }
-    problems = node_problems(here, {name: ray.get(reference, timeout=120) for name, reference in asked.items()})
+    answers = {name: _answer(reference) for name, reference in asked.items()}
+    problems = node_problems(here, answers)
     if problems:
         raise UsageError(*problems)
+
+
+def _answer(reference: Any) -> dict[str, str]:
+    """A node's versions, or nothing when it does not answer."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return ray.get(reference, timeout=120)
+    except RayError:
+        return {}
 
 
 def driver_versions() -> dict[str, str]:
@@ -166,6 +179,9 @@ def node_problems(here: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]
     """
     problems = []
     for name, there in nodes.items():
+        if not there:
+            problems.append(f"Node {name} does not say its versions within two minutes. Remove it or mend it.")
+            continue
         different = [
             f"{package} {there.get(package)} (driver: {version})"
             for package, version in here.items()
@@ -279,7 +295,7 @@ def _watcher(ids: Mapping[str, Wanted], results: Results, progress: Progress) ->
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             folder = results.trial(_digest(trial))
-            if folder.failure() == failed_before[folder.digest]:  # the trial's process died before it could say why
+            if folder.failure() in (None, failed_before[folder.digest]):  # its process died before it could say why
                 text = str(trial.get_error() or "the trial's process ended without a message").strip()
                 folder.fail("ProcessDied", text.splitlines()[-1], text)
             progress.fail(_digest(trial), failure_line(folder.failure()))

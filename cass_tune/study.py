@@ -22,6 +22,10 @@ from cass_tune.results import Results, StudyFolder
 
 Report = Callable[[StudyFolder, Mapping[str, object]], str]
 
+DRY_RUN = (
+    "Dry run: nothing was run, and these were not checked: that timm has the networks and their weights, "
+    "and that there is a device for them."
+)
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 
@@ -83,35 +87,44 @@ class _Command:
         self.results = Results(Path(self.settings.results).expanduser())
         self.preset = self.settings.preset or ("paper" if "data.name" in given.fields else "demo")
         self.axes = self._axes()
+        self.execution = Execution(self.settings, self.results, console, study=study.name, preset=self.preset)
 
     def run(self) -> int:
+        """Say what is wanted, run what is missing, report; return the exit code."""
         self.console.say(self._first_line())
         trials = self._trials()
         unchecked: list[str] = []
-        listing = self._listing(trials[0], unchecked)
+        listing: Listing | None = _collect(unchecked, self._listing, trials[0])
         inputs = self._inputs(trials, listing, unchecked)
-        if listing is not None:
-            check_against_data(trials, listing)
+        self._refuse(trials, listing, unchecked)
         wanted = resolve(trials, inputs)
-        missing = to_run(wanted, self.results, self.settings.redo)
+        redo, stops = self.settings.redo, self.settings.on_collapse == "stop"
+        missing = to_run(wanted, self.results, redo, collapsed_too=not stops)
         self.console.say(*plan_lines(wanted, missing, self.results, listing, " ".join(unchecked)))
         if self.settings.dry_run or listing is None:
-            self.console.say(*(f"  {line}" for line in trial_lines(wanted, self.results)), "Dry run: nothing was run.")
+            self.console.say(*(f"  {line}" for line in trial_lines(wanted, self.results)), DRY_RUN)
             return EXIT_DONE
         return self._run(wanted, missing, listing)
+
+    def _refuse(self, trials: Sequence[Trial], listing: Listing | None, unchecked: Sequence[str]) -> None:
+        """Raise every mistake at once; a dry run lives with data and weights that are not on this machine."""
+        misfits: list[str] = []
+        if listing is not None:
+            _collect(misfits, check_against_data, trials, listing)
+        if misfits or (unchecked and not self.settings.dry_run):
+            if not self.settings.dry_run:
+                _collect(misfits, self.execution.check, trials)
+            raise UsageError(*dict.fromkeys([*unchecked, *misfits]))
 
     def _run(self, wanted: Sequence[Wanted], missing: Sequence[Wanted], listing: Listing) -> int:
         self.results.check_writable()
         folder = self.results.study(self.study.name, f"{listing.name}-{self.preset}")
-        execution = Execution(self.settings, self.results, self.console, study=self.study.name, preset=self.preset)
         if missing:
-            execution.prepare([item.trial for item in missing], listing)
+            self.execution.check([item.trial for item in missing])
         folder.write_plan(self._plan(wanted, listing))
-        if self.settings.redo == "all":
-            for item in missing:
-                self.results.trial(str(item.digest)).set_aside()
         if missing:
-            execution.run(missing, wanted, listing)
+            rest = [item for item in wanted if item not in missing]
+            self.execution.run(missing, listing, done=self._states(rest).count("done"))
         self.console.say("", self.report(folder, self.study.published).rstrip())
         return self._exit_code(wanted)
 
@@ -143,6 +156,11 @@ class _Command:
                 problems.append(f"{option(path)} takes different values, but got {given}.")
             for value in values:
                 _collect(problems, with_field, base, path, value)
+        if base.data.name == "phantom" and base.data.root:
+            problems.append(
+                "--data.root is not used by phantom, which is built in: name the data that lie there "
+                "(--data.name brain_mri, folder or csv), or leave --data.root out."
+            )
         if problems:
             raise UsageError(*dict.fromkeys(problems))
         cells = with_controls(self.study.cells(base, self.axes))
@@ -161,43 +179,24 @@ class _Command:
         }
         return Trial(**sections), problems
 
-    def _listing(self, trial: Trial, unchecked: list[str]) -> Listing | None:
+    def _listing(self, trial: Trial) -> Listing:
         from cass_tune.data.catalog import list_images
 
-        if trial.data.name == "phantom" and trial.data.root:
-            raise UsageError(
-                "--data.root is not used by phantom, which is built in: name the data that lie there "
-                "(--data.name brain_mri, folder or csv), or leave --data.root out."
-            )
-        try:
-            return list_images(trial.data, self.console.counter("reading images"))
-        except UsageError as error:
-            if not self.settings.dry_run:
-                raise
-            unchecked.extend(error.problems)
-            return None
+        return list_images(trial.data, self.console.counter("reading images"))
 
     def _inputs(
         self, trials: Sequence[Trial], listing: Listing | None, unchecked: list[str]
     ) -> dict[Trial, Inputs | None]:
         """Return what each trial reads; each distinct choice of weights is read once."""
-        known = {key: self._weights(pretrain, unchecked) for key, pretrain in _weights_choices(trials).items()}
+        from cass_tune.weights import weights_identity
+
+        choices = {_weights_key(trial.pretrain): trial.pretrain for trial in trials}
+        known = {key: _collect(unchecked, weights_identity, pretrain) for key, pretrain in choices.items()}
         inputs: dict[Trial, Inputs | None] = {}
         for trial in trials:
             weights = known[_weights_key(trial.pretrain)]
             inputs[trial] = Inputs(data=listing.fingerprint, **weights) if listing and weights else None
         return inputs
-
-    def _weights(self, pretrain: Pretrain, unchecked: list[str]) -> dict[str, str] | None:
-        from cass_tune.weights import weights_identity
-
-        try:
-            return weights_identity(pretrain)
-        except UsageError as error:
-            if not self.settings.dry_run:
-                raise
-            unchecked.extend(error.problems)
-            return None
 
     def _plan(self, wanted: Sequence[Wanted], listing: Listing) -> dict[str, Any]:
         return {
@@ -212,8 +211,11 @@ class _Command:
             "trials": [item.record() for item in wanted],
         }
 
+    def _states(self, wanted: Sequence[Wanted]) -> list[str]:
+        return [self.results.trial(str(item.digest)).status() for item in wanted]
+
     def _exit_code(self, wanted: Sequence[Wanted]) -> int:
-        states = [self.results.trial(str(item.digest)).status() for item in wanted]
+        states = self._states(wanted)
         if "missing" in states:
             self.console.say("Interrupted: trials are missing; the same command runs them.")
             return EXIT_INTERRUPTED
@@ -247,10 +249,6 @@ def _collect(problems: list[str], function: Callable[..., Any], *args: Any, **na
 
 def _weights_key(pretrain: Pretrain) -> tuple[str, ...]:
     return (pretrain.cnn, pretrain.vit, pretrain.weights_of("cnn"), pretrain.weights_of("vit"))
-
-
-def _weights_choices(trials: Iterable[Trial]) -> dict[tuple[str, ...], Pretrain]:
-    return {_weights_key(trial.pretrain): trial.pretrain for trial in trials}
 
 
 def _absolute(path: str, value: Any) -> Any:

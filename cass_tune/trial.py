@@ -22,10 +22,10 @@ from cass_tune.data.listing import Listing
 from cass_tune.data.loader import Batches
 from cass_tune.data.pixels import Pixels, load_pixels
 from cass_tune.data.splits import Parts, check_batch, split
-from cass_tune.environment import describe
-from cass_tune.errors import UsageError
+from cass_tune.environment import commit, describe
+from cass_tune.errors import Collapsed, UsageError
 from cass_tune.identity import RESULTS_VERSION, Inputs, stage_digest, trial_digest
-from cass_tune.results import Results, StageFolder, TrialFolder, new_attempt, whole_file
+from cass_tune.results import Results, StageFolder, TrialFolder, new_attempt, whole_file, write_json
 from cass_tune.training.determinism import prepare_torch
 from cass_tune.training.finetune import Evaluation, Finetuning
 from cass_tune.training.models import build_arm, save_arm
@@ -46,6 +46,8 @@ class RunOptions:
         workers: loader processes; 0 loads in the trial's own process.
         on_collapse: warn, or stop the trial, when the pretraining's outputs become constant.
         keep_weights: whether the finetuned arms are kept.
+        redo: run a finished trial again and keep its earlier result beside the new one.
+        commit: of the code, as the driver knows it; recorded.
     """
 
     device: str = "cpu"
@@ -53,6 +55,8 @@ class RunOptions:
     workers: int = 0
     on_collapse: Literal["warn", "stop"] = "warn"
     keep_weights: Literal["all", "none"] = "all"
+    redo: bool = False
+    commit: str | None = None
 
 
 def read_inputs(trial: Trial, listing: Listing) -> Inputs:
@@ -77,9 +81,12 @@ def run_trial(trial: Trial, results: Results, options: RunOptions, expected: Inp
     """
     inputs = expected or read_inputs(trial, list_images(trial.data))
     folder = results.trial(trial_digest(trial, inputs))
-    if folder.result() is not None:
+    if folder.result() is not None and not options.redo:
         yield from _stored_rows(trial, inputs, results, folder)
         return
+    if options.redo:
+        folder.set_aside()
+    folder.begin()
     folder.write_config({"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION})
     with _logging_to(folder.log):
         try:
@@ -110,7 +117,7 @@ def _stored_rows(trial: Trial, inputs: Inputs, results: Results, folder: TrialFo
 
 
 def _stage_rows(stage: StageFolder, epochs: int) -> list[Row]:
-    return [{**row, "reused": True, "epochs": epochs} for row in stage.rows() if row["epoch"] <= epochs]
+    return [{**row, "reused": True} for row in stage.end_record(epochs)["rows"]]
 
 
 @contextmanager
@@ -121,6 +128,7 @@ def _logging_to(path: Path) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger("cass_tune"), logging.getLogger("py.warnings")]
     logging.captureWarnings(True)
+    level = loggers[0].level
     loggers[0].setLevel(logging.INFO)
     for target in loggers:
         target.addHandler(handler)
@@ -131,6 +139,7 @@ def _logging_to(path: Path) -> Iterator[None]:
         for target in loggers:
             target.removeHandler(handler)
             target.propagate = True
+        loggers[0].setLevel(level)
         logging.captureWarnings(False)
         handler.close()
 
@@ -149,7 +158,8 @@ class _TrialRun:
         self.options = options
         self.device = torch.device(options.device)
         self.attempt = new_attempt()
-        self.environment = describe(options.device, options.threads)
+        self.environment = describe(options.device, options.threads, options.commit or commit())
+        self.devices: list[str] = self.environment["devices"]
         self.seconds: dict[str, float] = {"pretrain": 0.0, **dict.fromkeys(ARMS, 0.0)}
         self.collapsed = False
 
@@ -183,7 +193,13 @@ class _TrialRun:
         self.folder.finish(self._result(stage, parts, weights, records))
 
     def _batches(self, pixels: Pixels, stream: str) -> Batches:
-        return Batches(pixels, seed=self.trial.seed, stream=stream, workers=self.options.workers)
+        return Batches(
+            pixels,
+            seed=self.trial.seed,
+            stream=stream,
+            workers=self.options.workers,
+            pin_memory=self.device.type == "cuda",
+        )
 
     def _pretrained(self, arms: nn.ModuleDict, parts: Parts, pixels: Pixels) -> Iterator[Row]:
         """Fill ``arms``; return the stage that they came from, or None for the control."""
@@ -210,7 +226,12 @@ class _TrialRun:
             arms[arm] = build_arm(shapes, arm)
             arms[arm].load_state_dict(load_file(end / f"{arm}.safetensors"))
             arms[arm].to(self.device)
-        yield from _stage_rows(stage, self.trial.pretrain.epochs)
+        devices = stage.end_record(self.trial.pretrain.epochs)["environment"]["devices"]
+        self.devices = list(dict.fromkeys([*devices, *self.devices]))
+        rows = _stage_rows(stage, self.trial.pretrain.epochs)
+        yield from rows
+        if rows[-1]["collapsed"] and self.options.on_collapse == "stop":
+            raise Collapsed("the stored pretraining that this trial would start from has collapsed")
 
     def _pretrain(self, stage: StageFolder, arms: nn.ModuleDict, parts: Parts, pixels: Pixels) -> Iterator[Row]:
         stage.write_config(
@@ -226,10 +247,13 @@ class _TrialRun:
             parts.pretrain,
             stop_on_collapse=self.options.on_collapse == "stop",
         )
+        rows = []
         for row in pretraining.run():
             stage.append_row(self.attempt, row)
+            rows.append(row)
             yield row
         with stage.publish(self.trial.pretrain.epochs) as place:
+            write_json(place / "run.json", {"rows": rows, "environment": self.environment})
             for arm in ARMS:
                 self._save(arm, arms[arm], place / f"{arm}.safetensors")
 
@@ -268,7 +292,7 @@ class _TrialRun:
             },
             "bad_images": self.listing.bad_images,
             "seconds": self.seconds,
-            "devices": self.environment["devices"],
+            "devices": self.devices,
             "arms": records,
         }
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes; the second has one CPU and one logical GPU, the first (the driver's) has neither to offer."""
+    """Two nodes, each with one CPU and one logical GPU."""
     from ray.cluster_utils import Cluster
 
     store = 150 * 2**20

@@ -46,8 +46,8 @@ def test_the_device_names_processor_and_threads() -> None:
 
 def test_the_record_is_json_and_names_no_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_TOKEN", "hunter2")
-    record = describe("cpu", 2)
+    record = describe("cpu", 2, "abc")
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert record["devices"] == [device_name("cpu", 2)] and record["threads"] == 2
-    assert record["versions"]["torch"] != "none"
+    assert record["versions"]["torch"] != "none" and record["commit"] == "abc"
     assert "hunter2" not in json.dumps(record), "no environment variable is recorded"

@@ -81,9 +81,10 @@ class Batches:
         seed: the trial's seed.
         stream: names the draws, for example ``"pretrain"`` or ``"finetune/cnn"``.
         workers: loader processes; 0 loads in this process. The numbers are the same for any.
+        pin_memory: prepare batches for the copy to a GPU.
     """
 
-    def __init__(self, pixels: Pixels, *, seed: int, stream: str, workers: int = 0) -> None:
+    def __init__(self, pixels: Pixels, *, seed: int, stream: str, workers: int = 0, pin_memory: bool = False) -> None:
         self._seed = seed
         self._stream = stream
         self._order = _Order()
@@ -92,7 +93,7 @@ class Batches:
             batch_sampler=self._order,  # type: ignore[arg-type]
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin_memory,
             generator=torch.Generator(),  # keeps torch's global generator untouched
         )
 

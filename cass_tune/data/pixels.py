@@ -7,6 +7,7 @@ the opened image (torchvision's ``Resize`` on a PIL image is PIL's bilinear ``re
 from __future__ import annotations
 
 import logging
+import os
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised when images are decoded or resized in another way; old caches are then not used."""
 
 
 class Pixels:
@@ -59,12 +63,20 @@ def load_pixels(listing: Listing, size_px: int, progress: Callable[[int, int], N
     warning says so; the numbers are the same.
     """
     import numpy as np
+    import PIL
 
-    path = cache_folder() / "pixels" / f"{listing.fingerprint[:32]}-{size_px}.npy"
+    version = f"{VERSION}-pillow{PIL.__version__}"
+    path = cache_folder() / "pixels" / f"{listing.fingerprint[:32]}-{size_px}-{version}.npy"
     try:
         if not path.exists():
             _write(path, listing, size_px, progress)
-        return Pixels(listing, size_px, np.load(path, mmap_mode="r", allow_pickle=False))
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError:  # torn by a machine that went down
+            path.unlink()
+            _write(path, listing, size_px, progress)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return Pixels(listing, size_px, array)
     except (OSError, ValueError) as error:
         logger.warning("cannot cache pixels in %s (%s); images are decoded every time, which is slower", path, error)
         return Pixels(listing, size_px, None)
@@ -85,6 +97,8 @@ def _write(path: Path, listing: Listing, size_px: int, progress: Callable[[int, 
                 stream.write(image.tobytes())
                 if progress:
                     progress(number + 1, count)
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
