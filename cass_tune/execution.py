@@ -38,8 +38,12 @@ class Execution:
         self.study = study
         self.preset = preset
 
-    def check(self, trials: Sequence[Trial]) -> None:
+    def check(self, trials: Sequence[Trial], *, names_alone: bool = False) -> None:
         """Try once on this machine what would otherwise fail in every trial.
+
+        Args:
+            trials: to be run.
+            names_alone: leave the networks unbuilt and their weights unfetched: there are other mistakes to mend first.
 
         Raises:
             UsageError: no such device, model or weights; every one is named.
@@ -47,8 +51,9 @@ class Execution:
         import torch
 
         problems = _problems(self._check_device, torch.cuda.is_available())
+        names_alone = names_alone or bool(problems)
         for trial, arm in _distinct_arms(trials):
-            problems += _problems(_build, trial, arm)
+            problems += _problems(_check_name if names_alone else _build, trial, arm)
         if problems:
             raise UsageError(*dict.fromkeys(problems))
 
@@ -158,6 +163,13 @@ def _build(trial: Trial, arm: str) -> None:
     from cass_tune.training.models import build_arm
 
     build_arm(trial, arm)
+
+
+def _check_name(trial: Trial, arm: str) -> None:
+    from cass_tune.training.models import check_name
+
+    weights = trial.pretrain.weights_of(arm)
+    check_name(getattr(trial.pretrain, arm), arm, needs_weights=weights == "timm")
 
 
 def _problems(function: Callable[..., None], *args: object) -> list[str]:

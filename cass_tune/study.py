@@ -113,7 +113,7 @@ class _Command:
             _collect(misfits, check_against_data, trials, listing)
         if misfits or (unchecked and not self.settings.dry_run):
             if not self.settings.dry_run:
-                _collect(misfits, self.execution.check, trials)
+                _collect(misfits, self.execution.check, trials, names_alone=True)
             raise UsageError(*dict.fromkeys([*unchecked, *misfits]))
 
     def _run(self, wanted: Sequence[Wanted], missing: Sequence[Wanted], listing: Listing) -> int:

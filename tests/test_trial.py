@@ -113,7 +113,8 @@ def test_files(finished: Run) -> None:
     of_trial = ("config.json", "environment.json", "log.txt", "predictions.parquet", "result.json")
     expected = {f"trials/{digest[:12]}/{name}" for name in (*of_trial, "cnn.safetensors", "vit.safetensors")}
     expected |= {f"stages/{stage[:12]}/{name}" for name in ("config.json", "environment.json")}
-    expected |= {f"stages/{stage[:12]}/epoch-0002/{arm}.safetensors" for arm in ARMS}
+    ends = ("run.json", *(f"{arm}.safetensors" for arm in ARMS))
+    expected |= {f"stages/{stage[:12]}/epoch-0002/{name}" for name in ends}
     expected |= {f"{place}/epochs/{attempt}.jsonl" for place in (f"trials/{digest[:12]}", f"stages/{stage[:12]}")}
     assert set(files(finished.root)) == expected
     assert finished.folder.status() == "done"
