@@ -72,11 +72,16 @@ class Settings:
             problems.append(f"--seeds must differ from one another, but got {_words(self.seeds)}.")
         if self.seeds is not None and (not self.seeds or min(self.seeds) < 0):
             problems.append(f"--seeds must be whole numbers of at least 0, but got {_words(self.seeds)}.")
+        if self.local and (self.gpus_per_trial != "auto" or self.cpus_per_trial != 1):
+            problems.append("--local runs without Ray, which alone heeds --gpus-per-trial and --cpus-per-trial.")
         if self.local and self.address:
             problems.append("--local runs without Ray and --address names a Ray cluster: give one of them.")
         if problems:
             raise UsageError(*problems)
 
+
+_REPLACES = {"local": ("address", "gpus_per_trial", "cpus_per_trial"), "address": ("local",)}
+"""What an option on the command line makes void in cass_tune.toml."""
 
 _LEAST = {"cpus_per_trial": 1, "threads": 1, "workers": 0}
 
@@ -127,8 +132,8 @@ def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[
     problems: list[str] = []
     argument_texts = _read_arguments(argv, prog, description, axes, problems)
     file_texts = _read_file(folder / CONFIG_FILE, axes, problems)
-    for here, there in (("local", "address"), ("address", "local")):  # the command line's choice replaces the file's
-        if here in argument_texts and there not in argument_texts:
+    for here, rest in _REPLACES.items():
+        for there in rest if here in argument_texts else ():
             file_texts.pop(there, None)
     values: dict[str, Any] = {}
     for source, texts in ((CONFIG_FILE, file_texts), ("the command line", argument_texts)):

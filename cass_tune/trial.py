@@ -117,7 +117,7 @@ def _stored_rows(trial: Trial, inputs: Inputs, results: Results, folder: TrialFo
 
 
 def _stage_rows(stage: StageFolder, epochs: int) -> list[Row]:
-    return [{**row, "reused": True} for row in stage.end_record(epochs)["rows"]]
+    return [{**row, "reused": True} for row in stage.end_record(epochs).get("rows", [])]
 
 
 @contextmanager

@@ -264,6 +264,14 @@ def test_everything_wrong_is_said_at_once(problems: Problems) -> None:
         assert sum(text.startswith(words) for text in found) == 1, (words, found)
 
 
+def test_local_on_the_command_line_makes_the_files_cluster_void(read: Parse) -> None:
+    file = 'address = "auto"\ngpus_per_trial = 0.5\ncpus_per_trial = 4\n'
+    assert read("--local", file).settings == Settings(local=True)
+    assert read("--address auto", "local = true\n").settings == Settings(address="auto")
+    with pytest.raises(UsageError, match="--gpus-per-trial and --cpus-per-trial"):
+        read("--local --gpus-per-trial 0.5")
+
+
 def test_negative_numbers_are_values_not_options(read: Parse) -> None:
     given = read("--pretrain.learning-rate -1e-3 --pretrain.batch-size -8 4")
     assert given.fields == {"pretrain.learning_rate": -1e-3, "pretrain.batch_size": (-8, 4)}
@@ -272,4 +280,4 @@ def test_negative_numbers_are_values_not_options(read: Parse) -> None:
 def test_settings_refuse_by_themselves() -> None:
     with pytest.raises(UsageError) as caught:
         Settings(threads=0, workers=-1, gpus_per_trial=1.5, seeds=(), local=True, address="auto")
-    assert len(caught.value.problems) == 5
+    assert len(caught.value.problems) == 6
