@@ -37,7 +37,7 @@ class Section:
                 object.__setattr__(self, name, float(value))
 
     def rules(self) -> list[str]:
-        """Return one text per broken rule."""
+        """Return one text per rule, empty where it holds."""
         return []
 
     def _at_least(self, name: str, least: int) -> str:
@@ -102,6 +102,7 @@ class Data(Section):
     """Seed of the validation (and test) split, the same for every trial of a study."""
 
     def rules(self) -> list[str]:
+        """Return one text per rule, empty where it holds."""
         return [
             "" if self.name else "--data.name must not be empty.",
             self._one_of("on_bad_image", ("error", "skip")),
@@ -145,6 +146,7 @@ class Pretrain(Section):
     """Steps from the highest to the lowest learning rate of the cosine schedule, which is stepped every batch."""
 
     def rules(self) -> list[str]:
+        """Return one text per rule, empty where it holds."""
         return [
             self._one_of("method", ("cass", "none")),
             *("" if getattr(self, arm) else f"--pretrain.{arm} must name a timm model." for arm in ARMS),
@@ -183,6 +185,7 @@ class Finetune(Section):
     """Validation metric that picks the best epoch, whose weights are tested."""
 
     def rules(self) -> list[str]:
+        """Return one text per rule, empty where it holds."""
         gamma = self.focal_gamma
         gamma_fits = math.isfinite(gamma) and gamma >= 0
         return [

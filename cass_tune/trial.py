@@ -164,6 +164,7 @@ class _TrialRun:
         self.collapsed = False
 
     def run(self) -> Iterator[Row]:
+        """Yield the rows of all phases; write everything else."""
         prepare_torch(self.device, self.options.threads)
         self.folder.write_environment(self.environment)
         parts = split(self.listing, self.trial.data, self.trial.seed)

@@ -124,6 +124,7 @@ class _Walk:
     not_utf8: list[str] = field(default_factory=list)
 
     def read_part(self, part: Split, name: str) -> None:
+        """Take in the class folders of one part's folder."""
         self.classes[part] = set()
         for entry in _entries(self.root / name):
             if _is_folder(entry):
@@ -149,6 +150,7 @@ class _Walk:
         self.candidates.append(Candidate(path=path, label=label, split=part))
 
     def problems(self) -> list[str]:
+        """Return what makes the tree unusable."""
         if not self.not_utf8:
             return []
         return [
@@ -157,6 +159,7 @@ class _Walk:
         ]
 
     def warnings(self) -> list[str]:
+        """Return what was left out."""
         texts = [
             f"Ignored {counted(count, 'image')} directly in {name}/: an image must lie in the folder of its class."
             for name, count in self.unclassed.items()

@@ -16,6 +16,7 @@ class _UnionFind:
         self._parent: dict[Hashable, Hashable] = {}
 
     def root(self, node: Hashable) -> Hashable:
+        """Return the node that stands for the whole set of this one."""
         self._parent.setdefault(node, node)
         while self._parent[node] != node:
             self._parent[node] = self._parent[self._parent[node]]
