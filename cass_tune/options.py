@@ -121,7 +121,7 @@ def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[
         argv: arguments after the program's name.
         prog: shown in the help.
         description: shown in the help.
-        axes: ``"section.field"`` of every axis: these take a list.
+        axes: ``"section.field"`` of every axis: these take a list; with a mapping, the help shows the study's values.
         folder: where ``cass_tune.toml`` may lie.
 
     Raises:
@@ -271,9 +271,16 @@ def _option_field(owner: type, item: Any, path: str, axes: Collection[str]) -> t
     default = "" if item.default in (None, ()) else f"(default: {item.default})"
     if path in PRESETS["demo"].fields:
         default = f"(paper: {item.default}, demo: {PRESETS['demo'].fields[path]})"
+    if isinstance(axes, Mapping) and path in axes:
+        default = _axis_default(path, tuple(axes[path]))
     argument = tyro.conf.arg(help=text, metavar=_metavar(hint), help_behavior_hint=default)
     many = get_origin(_plain(hint)) is tuple
     return item.name, Annotated[(tuple[str, ...] if many else str) | None, argument], None
+
+
+def _axis_default(path: str, values: tuple[Any, ...]) -> str:
+    paper, demo = (" ".join(map(str, PRESETS[preset].scale(path, values))) for preset in ("paper", "demo"))
+    return f"(this study: {paper})" if paper == demo else f"(this study: {paper}, demo: {demo})"
 
 
 @functools.cache

@@ -272,6 +272,16 @@ def test_local_on_the_command_line_makes_the_files_cluster_void(read: Parse) -> 
         read("--local --gpus-per-trial 0.5")
 
 
+def test_help_shows_the_studys_own_values(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    axes = {"pretrain.epochs": (50, 100, 200), "pretrain.batch_size": (8, 16, 32)}
+    with pytest.raises(SystemExit) as caught:
+        parse(["--help"], prog="study", description="", axes=axes, folder=tmp_path)
+    text = " ".join(capsys.readouterr().out.replace("\u2502", " ").split())
+    assert caught.value.code == 0
+    assert "(this study: 50 100 200, demo: 5 10 20)" in text
+    assert "(this study: 8 16 32)" in text
+
+
 def test_negative_numbers_are_values_not_options(read: Parse) -> None:
     given = read("--pretrain.learning-rate -1e-3 --pretrain.batch-size -8 4")
     assert given.fields == {"pretrain.learning_rate": -1e-3, "pretrain.batch_size": (-8, 4)}
