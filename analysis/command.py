@@ -11,6 +11,7 @@ from pathlib import Path
 from analysis.results import read_plans
 from cass_tune.errors import UsageError
 from cass_tune.results import StudyFolder, default_root, find_study
+from cass_tune.storage import place
 
 Action = Callable[[StudyFolder, Mapping[str, object]], str]
 
@@ -19,7 +20,7 @@ def run(description: str, action: Action, arguments: Sequence[str] | None = None
     """Do something with every study folder that the command line names, print what it says, return the exit code."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("study", metavar="STUDY", help="a study's name (all its variants) or its folder")
-    parser.add_argument("--results", metavar="DIR", type=Path, help="results root (cass_tune.toml's, or results)")
+    parser.add_argument("--results", metavar="DIR", type=place, help="results root (cass_tune.toml's, or results)")
     given = parser.parse_args(arguments)
     try:
         studies = find_study(given.study, given.results or default_root(Path.cwd()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -19,7 +18,8 @@ from analysis.drawing import f1_figure
 from analysis.groups import file_names, split
 from analysis.published import select
 from analysis.results import load, read_plans, study_axes
-from cass_tune.results import StudyFolder, whole_file
+from cass_tune.results import StudyFolder
+from cass_tune.storage import AnyPath, whole_file
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -39,7 +39,7 @@ _STYLE: dict[Any, Any] = {
 _NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 
 
-def draw(study: StudyFolder, published: Mapping[str, object] | None = None) -> list[Path]:
+def draw(study: StudyFolder, published: Mapping[str, object] | None = None) -> list[AnyPath]:
     """Draw a study's plot as PNG, PDF and SVG, one for each of its tables, and return the files."""
     plans, frame = read_plans(study), load(study)
     plan, axes = plans[-1], study_axes(plans)
@@ -54,7 +54,7 @@ def draw(study: StudyFolder, published: Mapping[str, object] | None = None) -> l
     return written
 
 
-def _save(figure: Figure, path: Path, kind: str) -> Path:
+def _save(figure: Figure, path: AnyPath, kind: str) -> AnyPath:
     with whole_file(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=200, bbox_inches="tight", metadata=_NO_DATE[kind])
     return path

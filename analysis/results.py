@@ -12,7 +12,8 @@ from analysis.frames import once, where
 from cass_tune.config import ARMS, SECTIONS, Data, Finetune, Pretrain, Trial
 from cass_tune.errors import UsageError
 from cass_tune.identity import matters
-from cass_tune.results import Record, Results, StudyFolder, TrialFolder, whole_file
+from cass_tune.results import Record, Results, StudyFolder, TrialFolder
+from cass_tune.storage import whole_file
 
 METRICS = (
     "macro_f1",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -19,7 +18,8 @@ from analysis.groups import file_names, split
 from analysis.notes import EXPLANATION, footnotes, group_heading, heading, unfinished
 from analysis.published import select
 from analysis.results import load, read_plans, save, study_axes
-from cass_tune.results import Record, StudyFolder, whole_file, write_text
+from cass_tune.results import Record, StudyFolder
+from cass_tune.storage import AnyPath, whole_file, write_text
 
 __all__ = ["f1_table", "main", "render", "report"]
 
@@ -56,7 +56,7 @@ def _render(plans: list[Record], frame: pd.DataFrame, published: Mapping[str, ob
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def _write(study: StudyFolder, plans: list[Record], frame: pd.DataFrame, published: Mapping[str, object]) -> list[Path]:
+def _write(study: StudyFolder, plans: list[Record], frame: pd.DataFrame, published: Mapping[str, object]) -> list[AnyPath]:
     """Write every group's table as numbers (CSV) and as text (Markdown)."""
     axes = study_axes(plans)
     groups = split(frame, axes)

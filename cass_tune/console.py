@@ -137,14 +137,31 @@ class Progress:
 
     def start(self, digest: str) -> None:
         work = self._works[digest]
-        if work.started is None:
+        if work.state != "running":
             work.started, work.state = time.monotonic(), "running"
             self._event(f"started  {work.name}")
 
+    def resume(self, digest: str, where: str) -> None:
+        """Take note that a trial goes on from a checkpoint."""
+        self._event(f"resumed  {self._works[digest].name}  from {where}")
+
+    def interrupt(self, digest: str, why: str) -> None:
+        """Take note that a trial left and will be run again."""
+        work = self._works[digest]
+        if work.state == "running":
+            work.state = "waiting"
+            self._event(f"left     {work.name}  {why}")
+
+    def stopping(self, reason: str) -> None:
+        """Take note that the study is being stopped."""
+        self._event(f"stopping ({reason}): running trials save their state; once more to leave at once")
+
     def row(self, digest: str, row: Mapping[str, Any]) -> None:
         """Take note of an epoch's row."""
-        self.start(digest)
         work, phase = self._works[digest], row["phase"]
+        if phase not in work.phases:  # Ray's rows about a trial that leaves
+            return
+        self.start(digest)
         work.done[phase] = max(work.done.get(phase, 0), int(row["epoch"]))
         if row["reused"] is True:
             work.reused.add(phase)

@@ -22,8 +22,46 @@ class Terminated(Exception):
     """The run was ended by SIGTERM, in good order."""
 
 
+class Interrupted(Exception):
+    """A trial that saved its state and left because it was asked to; the text says why."""
+
+
 class Collapsed(Exception):
     """A pretraining whose outputs became constant, under ``--on-collapse stop``."""
+
+
+class Held(Exception):
+    """A folder that another process is computing.
+
+    Args:
+        folder: the part's folder.
+        holder: who holds it, for people.
+    """
+
+    def __init__(self, folder: str, holder: str) -> None:
+        self.folder = folder
+        self.holder = holder
+        super().__init__(folder, holder)
+
+    def __str__(self) -> str:
+        return f"{self.folder} is held by {self.holder}"
+
+
+class HoldLost(Exception):
+    """A folder that this process no longer holds: what it computes for it is not to be written.
+
+    Args:
+        folder: the part's folder.
+        holder: who holds it now, for people.
+    """
+
+    def __init__(self, folder: str, holder: str) -> None:
+        self.folder = folder
+        self.holder = holder
+        super().__init__(folder, holder)
+
+    def __str__(self) -> str:
+        return f"{self.folder} is no longer held by this process; its holder is now {self.holder}"
 
 
 def did_you_mean(word: str, known: Iterable[str], limit: int = 3) -> str:

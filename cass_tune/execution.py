@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import time
 import traceback
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,14 +13,21 @@ from cass_tune.config import ARMS, Trial
 from cass_tune.console import Console, Progress
 from cass_tune.data.listing import Listing
 from cass_tune.environment import commit
-from cass_tune.errors import UsageError
+from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
+from cass_tune.events import TrialEvents
+from cass_tune.notices import Stop, stopped_by_signals
 from cass_tune.options import Settings
-from cass_tune.overview import failure_line, headline, work
-from cass_tune.plan import Wanted, waves
-from cass_tune.results import Results
+from cass_tune.overview import work
+from cass_tune.plan import Wanted
+from cass_tune.results import Record, Results, new_attempt
 
 if TYPE_CHECKING:
     from cass_tune.trial import RunOptions
+
+
+ROUNDS = 10
+"""How often Ray Tune is given the trials that it ended without a result or a failure."""
+ASK_EVERY_S = 2.0
 
 
 class Execution:
@@ -37,6 +47,9 @@ class Execution:
         self.console = console
         self.study = study
         self.preset = preset
+        self.run_name = new_attempt()
+        self.stop = Stop()
+        self.common_failure: Record | None = None
 
     def check(self, trials: Sequence[Trial], *, names_alone: bool = False) -> None:
         """Try once on this machine what would otherwise fail in every trial.
@@ -90,48 +103,93 @@ class Execution:
             self._resize_images(missing, listing)
         works = {str(item.digest): work(item, listing) for item in missing}
         progress = Progress(self.console, works, finished=done)
-        if self.settings.local:
-            self._run_here(missing, progress)
-        else:
-            self._run_by_ray(missing, progress)
+        events = TrialEvents(self.results, progress, self.stop)
+        try:
+            if self.settings.local:
+                with progress.shown():
+                    self._run_here(missing, events)
+            else:
+                self._run_by_ray(missing, events, progress)
+        finally:
+            self.common_failure = events.common_failure
 
     def _options(self, device: str) -> RunOptions:
         from cass_tune.trial import RunOptions
 
-        names = ("threads", "workers", "on_collapse", "keep_weights")
+        names = (
+            "threads",
+            "workers",
+            "on_collapse",
+            "keep_weights",
+            "checkpoint_every_minutes",
+            "max_failures",
+            "preemption_command",
+        )
         chosen = {name: getattr(self.settings, name) for name in names}
-        return RunOptions(device=device, redo=self.settings.redo == "all", commit=commit(), **chosen)
+        return RunOptions(device=device, redo=self.settings.redo == "all", commit=commit(), run=self.run_name, **chosen)
 
     def _device(self, has_gpu: bool) -> str:
         if self.settings.device != "auto":
             return self.settings.device
         return "cuda" if has_gpu and self.settings.gpus_per_trial != 0 else "cpu"
 
-    def _run_here(self, missing: Sequence[Wanted], progress: Progress) -> None:
+    def _run_here(self, missing: Sequence[Wanted], events: TrialEvents) -> None:
+        """Run trials one after the other; one that another process computes goes to the end of the line."""
         import torch
 
-        from cass_tune.trial import run_trial
-
         options = self._options(self._device(torch.cuda.is_available()))
-        with progress.shown():
-            for item in missing:
-                digest, folder = str(item.digest), self.results.trial(str(item.digest))
-                progress.start(digest)
-                try:
-                    for row in run_trial(item.trial, self.results, options, item.inputs):
-                        progress.row(digest, row)
-                except Exception as error:  # run_trial records it where it can; the other trials go on
-                    if folder.failure() is None:
-                        folder.fail(type(error).__name__, str(error), traceback.format_exc())
-                    progress.fail(digest, failure_line(folder.failure()))
-                else:
-                    progress.finish(digest, headline(folder.result() or {}))
+        line = deque(missing)
+        tries: Counter[str] = Counter()
+        refused = 0
+        with stopped_by_signals(self.stop) as came:
+            while line and self.stop.reason is None:
+                item = line.popleft()
+                if refused > len(line):
+                    time.sleep(ASK_EVERY_S)
+                    refused = 0
+                outcome = self._try_here(item, options, events, tries)
+                refused = refused + 1 if outcome == "held" else 0
+                if outcome == "held":
+                    line.append(item)
+                elif outcome == "again":
+                    line.appendleft(item)
+            if self.stop.reason:
+                events.stopping(self.stop.reason)
+        if came and came[0] == signal.SIGTERM:
+            raise Terminated
 
-    def _run_by_ray(self, missing: Sequence[Wanted], progress: Progress) -> None:
+    def _try_here(self, item: Wanted, options: RunOptions, events: TrialEvents, tries: Counter[str]) -> str:
+        """Run one trial and return ``settled``, ``held`` (by another process) or ``again``."""
+        from cass_tune.trial import is_final, run_trial
+
+        digest, folder = str(item.digest), self.results.trial(str(item.digest))
+        events.started(digest)
+        try:
+            for row in run_trial(item.trial, self.results, options, item.inputs, stop=self.stop):
+                events.row(digest, row)
+        except Held as error:
+            events.left(digest, str(error))
+            return "held"
+        except (Interrupted, HoldLost) as error:
+            events.left(digest, str(error))
+            return "again"
+        except Exception as error:  # recorded by the trial where it can; the other trials go on
+            tries[digest] += 1
+            if not is_final(error) and tries[digest] <= options.max_failures:
+                events.left(digest, f"{type(error).__name__}: {error}")
+                return "again"
+            if folder.failure() is None:
+                folder.fail(type(error).__name__, str(error), traceback.format_exc())
+            events.failed(digest)
+        else:
+            events.ended(digest)
+        return "settled"
+
+    def _run_by_ray(self, missing: Sequence[Wanted], events: TrialEvents, progress: Progress) -> None:
         from cass_tune import runner
 
         self.console.say(f"Ray runs the trials; its own records are in {self.results.ray(self.study)}.")
-        with runner.ray_session(self.settings.address):
+        with runner.ray_session(self.settings.address), progress.shown():
             gpus = runner.cluster_gpus()
             self._refuse_paper_without_gpu(gpus > 0)
             device = self._device(gpus > 0)
@@ -140,11 +198,13 @@ class Execution:
             resources = {"cpu": float(self.settings.cpus_per_trial), "gpu": gpu}
             runner.check_resources(resources["cpu"], resources["gpu"])
             options = self._options(device)
-            for group in waves(missing):
+            rest = list(missing)
+            for _ in range(ROUNDS):
                 runner.run_trials(
-                    group, self.results, options, study=self.study, resources=resources, progress=progress
+                    rest, self.results, options, study=self.study, resources=resources, events=events, stop=self.stop
                 )
-                if not progress.has_settled(str(item.digest) for item in group):
+                rest = [item for item in rest if not progress.has_settled([str(item.digest)])]
+                if self.stop.reason or not rest:
                     return
 
 

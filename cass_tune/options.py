@@ -37,7 +37,7 @@ class Settings:
     only: tuple[str, ...] = ()
     """Run these cells alone, for example pretrain.batch-size=8,16 data.label-fraction=0.1."""
     results: str = "results"
-    """Folder of all results."""
+    """Folder of all results, or s3://BUCKET/PREFIX."""
     local: bool = False
     """Run in this process, one trial after the other, without Ray (a debugger works)."""
     address: str | None = None
@@ -58,6 +58,12 @@ class Settings:
     """What to do when the outputs of a pretraining become constant."""
     keep_weights: Literal["all", "none"] = "all"
     """Whether the finetuned networks of each trial are kept."""
+    checkpoint_every_minutes: float = 5.0
+    """Longest time between two checkpoints of a trial: so much work is lost at most."""
+    max_failures: int = 2
+    """How often an error of a trial may be followed by another attempt; lost machines do not count."""
+    preemption_command: str | None = None
+    """Shell command, run every 5 s where trials run: exit status 0 means that the machine will be taken away."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -66,6 +72,10 @@ class Settings:
             if getattr(self, name) < least
         ]
         problems += _gpu_problems(self.gpus_per_trial)
+        if not 0 < self.checkpoint_every_minutes < math.inf:
+            problems.append(
+                f"--checkpoint-every-minutes must be more than 0, but got {self.checkpoint_every_minutes:g}."
+            )
         if self.device == "cuda" and self.gpus_per_trial == 0:
             problems.append("--device cuda needs a GPU or a part of one, but got --gpus-per-trial 0. Use --device cpu.")
         if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
@@ -83,7 +93,7 @@ class Settings:
 _REPLACES = {"local": ("address", "gpus_per_trial", "cpus_per_trial"), "address": ("local",)}
 """What an option on the command line makes void in cass_tune.toml."""
 
-_LEAST = {"cpus_per_trial": 1, "threads": 1, "workers": 0}
+_LEAST = {"cpus_per_trial": 1, "threads": 1, "workers": 0, "max_failures": 0}
 
 
 def _words(values: Iterable[Any]) -> str:

@@ -28,6 +28,12 @@ def failure_line(failure: Mapping[str, Any] | None) -> str:
     return f"{failure['type']}: {first[:300]}  (log: {failure['log']})"
 
 
+def position_text(position: Mapping[str, Any]) -> str:
+    """Return where a trial is, for example ``finetune_cnn, epoch 13, batch 4``."""
+    batch = f", batch {position['batch']}" if position["batch"] else ""
+    return f"{position['phase']}, after epoch {position['epoch']}{batch}"
+
+
 def plan_lines(
     wanted: Sequence[Wanted], missing: Sequence[Wanted], results: Results, listing: Listing | None, unchecked: str
 ) -> list[str]:
@@ -79,7 +85,9 @@ def _count(number: int, noun: str) -> str:
 
 def _state_line(wanted: Sequence[Wanted], missing: Sequence[Wanted], results: Results) -> str:
     states = [results.trial(str(item.digest)).status() for item in wanted]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "failed", "collapsed") if state in states)
+    counts = ", ".join(
+        f"{states.count(state)} {state}" for state in ("done", "failed", "collapsed", "running") if state in states
+    )
     return f"finished: {counts or 'none'}; to run: {len(missing)}"
 
 
@@ -87,7 +95,7 @@ def _pretraining_line(wanted: Sequence[Wanted], missing: Sequence[Wanted], resul
     distinct = {item.stage for item in wanted if item.stage}
     asked = sum(item.trial.pretrain.epochs for item in wanted if item.stage)
     needed = {item.pretraining for item in missing if item.pretraining}
-    computed = {(stage, epochs) for stage, epochs in needed if not results.stage(stage).end(epochs).exists()}
+    computed = {(stage, epochs) for stage, epochs in needed if not results.stage(stage).has_end(epochs)}
     return (
         f"pretraining: {len(distinct)} distinct, {_count(asked, 'epoch')} asked for, "
         f"{sum(epochs for _, epochs in computed)} to run (equal pretrainings are done once)"

@@ -15,6 +15,9 @@ from cass_tune.results import Results
 
 Axes = Mapping[str, Sequence[Any]]
 
+OPEN = ("missing", "running")
+"""States of a trial that is neither finished nor failed; another process may be at it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
@@ -175,23 +178,8 @@ def to_run(wanted: Sequence[Wanted], results: Results, redo: str, *, collapsed_t
         redo: ``failed`` (and missing ones), ``all``, or ``none`` (missing ones alone).
         collapsed_too: whether ``failed`` takes in the trials that were stopped because their pretraining collapsed.
     """
-    again = {"failed": ("missing", "failed", *(["collapsed"] if collapsed_too else [])), "none": ("missing",)}
+    again = {"failed": (*OPEN, "failed", *(["collapsed"] if collapsed_too else [])), "none": OPEN}
     return [w for w in wanted if w.digest and (redo == "all" or results.trial(w.digest).status() in again[redo])]
-
-
-def waves(missing: Sequence[Wanted]) -> list[list[Wanted]]:
-    """Return the trials in one or two groups to be run one after the other, so that equal pretrainings are done once.
-
-    The first group holds one trial of each pretraining and the controls, the second the trials that find it stored.
-    """
-    seen: set[tuple[str, int]] = set()
-    first: list[Wanted] = []
-    later: list[Wanted] = []
-    for item in missing:
-        (later if item.pretraining in seen else first).append(item)
-        if item.pretraining:
-            seen.add(item.pretraining)
-    return [group for group in (first, later) if group]
 
 
 def describe_data(listing: Listing) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""Where every record of a study lies, and how it is written: the only module that knows a file name.
+"""Where every record of a study lies: the only module that knows a file name.
 
-    stages/<stage id>/   config.json, environment.json, epochs/<attempt>.jsonl, epoch-0100/{cnn,vit}.safetensors
-    trials/<trial id>/   config.json, environment.json, epochs/<attempt>.jsonl, predictions.parquet,
-                         {cnn,vit}.safetensors, log.txt, failure.json, result.json (last: the trial is finished)
+    stages/<stage id>/   config.json, environment.json, epochs/<attempt>.jsonl, checkpoints/, holder.json,
+                         epoch-0100/{cnn,vit,state}.safetensors and run.json (last: the end of epoch 100 is there)
+    trials/<trial id>/   config.json, environment.json, epochs/<attempt>.jsonl, attempts/<attempt>.json, checkpoints/,
+                         holder.json, predictions.parquet, {cnn,vit}.safetensors, log.txt, failure.json,
+                         result.json (last: the trial is finished)
     <study>/<data>-<preset>/   plans/<time>.json; index.csv, results.parquet, tables/, plots/ (derived)
-    ray/<study>/         Ray's own records
+    ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
 
-Files are written whole under a temporary name and renamed, so a reader never sees half of one.
+The root is a local or shared folder, or an object store (`cass_tune.storage`).
 """
 
 from __future__ import annotations
@@ -14,16 +16,18 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import shutil
+import platform
 import tomllib
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cass_tune.errors import UsageError
 from cass_tune.identity import ID_DIGITS
+from cass_tune.leases import is_held
+from cass_tune.storage import AnyPath, Lines, ObjectPath, place, read_json, remove, whole_file, write_json
 
 CONFIG_FILE = "cass_tune.toml"
 """Settings of a working folder (`cass_tune.options` reads all of them)."""
@@ -37,48 +41,16 @@ def new_attempt() -> str:
     return f"{now}-{uuid.uuid4().hex[:6]}"
 
 
-def write_json(path: Path, record: Any) -> None:
-    """Write strict JSON (NaN becomes an error) whole or not at all."""
-    write_text(path, json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n")
+def now() -> str:
+    """Return the time in UTC, to the millisecond."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; on success it is synced and renamed to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> Any | None:
-    """Return a JSON file's content, or None when there is no such file.
-
-    Raises:
-        UsageError: the file is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged: {error}. Delete it; what it recorded is then done again.") from error
-
-
-def read_rows(folder: Path) -> list[Record]:
+def read_rows(folder: AnyPath) -> list[Record]:
     """Return the epoch rows of all attempts: of a repeated epoch the last attempt's, a torn line is left out."""
     rows: dict[tuple[str, int], Record] = {}
+    if not folder.is_dir():
+        return []
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
@@ -97,7 +69,7 @@ class Folder:
         digest: the full identity of what lies in it.
     """
 
-    def __init__(self, path: Path, digest: str) -> None:
+    def __init__(self, path: AnyPath, digest: str) -> None:
         self.path = path
         self.digest = digest
 
@@ -107,11 +79,15 @@ class Folder:
         return self.path.name
 
     @property
-    def epochs(self) -> Path:
+    def epochs(self) -> AnyPath:
         return self.path / "epochs"
 
     @property
-    def log(self) -> Path:
+    def checkpoints(self) -> AnyPath:
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> AnyPath:
         return self.path / "log.txt"
 
     def write_config(self, record: Record) -> None:
@@ -122,25 +98,27 @@ class Folder:
     def write_environment(self, record: Record) -> None:
         write_json(self.path / "environment.json", record)
 
-    def append_row(self, attempt: str, row: Record) -> None:
-        """Append one epoch's row to the attempt's file."""
-        self.epochs.mkdir(parents=True, exist_ok=True)
-        with (self.epochs / f"{attempt}.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(row, allow_nan=False) + "\n")
+    def row_file(self, attempt: str) -> Lines:
+        """Return the attempt's file of epoch rows, one JSON object per line."""
+        return Lines(self.epochs / f"{attempt}.jsonl")
 
     def rows(self) -> list[Record]:
         """Return the epoch rows, see `read_rows`."""
         return read_rows(self.epochs)
 
-    def weights(self, arm: str) -> Path:
+    def weights(self, arm: str) -> AnyPath:
         return self.path / f"{arm}.safetensors"
+
+    def is_held(self) -> bool:
+        """Return whether a process that lives works here (`cass_tune.leases`)."""
+        return is_held(self.path)
 
 
 class TrialFolder(Folder):
     """Records of one trial."""
 
     @property
-    def predictions(self) -> Path:
+    def predictions(self) -> AnyPath:
         return self.path / "predictions.parquet"
 
     def result(self) -> Record | None:
@@ -151,37 +129,66 @@ class TrialFolder(Folder):
         """Return the last error, or None."""
         return read_json(self.path / "failure.json")
 
-    def finish(self, result: Record) -> None:
-        """Write the result: from here on the trial is finished."""
-        write_json(self.path / "result.json", result)
-        (self.path / "failure.json").unlink(missing_ok=True)
+    def begin(self, attempt: str, run: str) -> None:
+        """Record that an attempt starts; an earlier failure is moved aside: while the trial runs, it has not failed.
 
-    def begin(self) -> None:
-        """Move an earlier failure aside: while the trial runs again, it has not failed."""
+        Args:
+            attempt: its name.
+            run: name of the command's run that it belongs to.
+        """
         if (self.path / "failure.json").exists():
             target = self.path / "earlier" / new_attempt()
             target.mkdir(parents=True)
             (self.path / "failure.json").rename(target / "failure.json")
+        record = {"run": run, "host": platform.node(), "pid": os.getpid(), "started": now()}
+        write_json(self._attempt(attempt), {**record, "attempt": attempt, "resumed": None, "ended": None})
 
-    def fail(self, kind: str, message: str, traceback: str) -> None:
-        """Record an error and how many attempts have failed so far."""
-        last = self.failure() or {"attempts": len(list(self.path.glob("earlier/*/failure.json")))}
-        attempts = 1 + last["attempts"]
-        record = {"type": kind, "message": message, "traceback": traceback, "attempts": attempts, "log": str(self.log)}
-        write_json(self.path / "failure.json", record)
+    def resumed(self, attempt: str, position: Record) -> None:
+        """Record where an attempt goes on from."""
+        self._update(attempt, {"resumed": position})
+
+    def ended(self, attempt: str, how: str, **details: Any) -> None:
+        """Record how an attempt ended: ``finished``, ``failed``, ``interrupted``; without it, its process died."""
+        self._update(attempt, {"ended": {"how": how, "time": now(), **details}})
+
+    def attempts(self) -> list[Record]:
+        """Return the attempts, oldest first."""
+        folder = self.path / "attempts"
+        paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        return [record for record in map(read_json, paths) if record]
+
+    def _attempt(self, attempt: str) -> AnyPath:
+        return self.path / "attempts" / f"{attempt}.json"
+
+    def _update(self, attempt: str, changes: Record) -> None:
+        write_json(self._attempt(attempt), {**(read_json(self._attempt(attempt)) or {}), **changes})
+
+    def finish(self, result: Record) -> None:
+        """Write the result, unless there is one: from here on the trial is finished, and its checkpoints go."""
+        if not (self.path / "result.json").exists():
+            write_json(self.path / "result.json", result)
+        remove(self.path / "failure.json")
+        remove(self.checkpoints)
+
+    def fail(self, kind: str, message: str, traceback: str, position: Record | None = None) -> None:
+        """Record the error that the trial failed with, where, and how many attempts have failed so far."""
+        attempts = sum((item["ended"] or {}).get("how") == "failed" for item in self.attempts()) or 1
+        record = {"type": kind, "message": message, "traceback": traceback, "position": position}
+        write_json(self.path / "failure.json", {**record, "attempts": attempts, "log": str(self.log)})
 
     def status(self) -> str:
-        """Return ``done``, ``collapsed``, ``failed`` or ``missing``."""
+        """Return ``done``, ``collapsed``, ``failed``, ``running`` or ``missing``."""
         if (self.path / "result.json").exists():
             return "done"
         failure = self.failure()
         if failure is None:
-            return "missing"
+            return "running" if self.is_held() else "missing"
         return "collapsed" if failure["type"] == "Collapsed" else "failed"
 
     def set_aside(self) -> None:
         """Move an earlier result to ``earlier/<time>/`` so that the trial runs again."""
-        moved = [path for path in self.path.glob("*") if path.name not in ("earlier", "config.json")]
+        stay = ("earlier", "config.json", "holder.json", ".holder.lock")
+        moved = [path for path in self.path.iterdir() if path.name not in stay] if self.path.is_dir() else []
         if not moved:
             return
         target = self.path / "earlier" / new_attempt()
@@ -193,39 +200,45 @@ class TrialFolder(Folder):
 class StageFolder(Folder):
     """Records of one pretraining, shared by every trial that needs it."""
 
-    def end(self, epoch: int) -> Path:
-        """Return the folder of the arms after an epoch; it is there exactly when it is complete."""
+    def end(self, epoch: int) -> AnyPath:
+        """Return the folder of the arms after an epoch; it counts only with `has_end`."""
         return self.path / f"epoch-{epoch:04d}"
 
+    def has_end(self, epoch: int) -> bool:
+        """Return whether the arms after an epoch are stored."""
+        return (self.end(epoch) / "run.json").exists()
+
+    def ends(self) -> list[int]:
+        """Return the epochs whose arms are stored, ascending."""
+        if not self.path.is_dir():
+            return []
+        epochs = [int(path.name[6:]) for path in self.path.iterdir() if path.name.startswith("epoch-")]
+        return sorted(epoch for epoch in epochs if self.has_end(epoch))
+
     def end_record(self, epoch: int) -> Record:
-        """Return the rows and the environment of the run that ended there."""
+        """Return the rows and the environment of the run that ended there, and the checksums of its files."""
         return read_json(self.end(epoch) / "run.json") or {}
 
-    @contextmanager
-    def publish(self, epoch: int) -> Iterator[Path]:
-        """Give a temporary folder that becomes the end of an epoch; the first complete one stays."""
-        temporary = self.path / f".epoch-{epoch:04d}.{uuid.uuid4().hex[:8]}.tmp"
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            if not self.end(epoch).exists():
-                temporary.rename(self.end(epoch))
-        except OSError:
-            if not self.end(epoch).exists():  # otherwise another process was first: its end is as good
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    def write_end(self, epoch: int, record: Record) -> None:
+        """Declare the end of an epoch complete; its other files are there already."""
+        write_json(self.end(epoch) / "run.json", record)
+
+    def remove_end(self, epoch: int) -> None:
+        """Delete the end of an epoch, its declaration first."""
+        remove(self.end(epoch) / "run.json")
+        remove(self.end(epoch))
 
 
 class Results:
     """A results root.
 
     Args:
-        root: local or shared folder; made when the first record is written.
+        root: local or shared folder, made when the first record is written, or ``s3://bucket/prefix``.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+    def __init__(self, root: AnyPath | str) -> None:
+        self.root = place(root)
+        self._places: dict[tuple[str, str], AnyPath] = {}
 
     def trial(self, digest: str) -> TrialFolder:
         """Return the folder of the trial with this identity."""
@@ -235,11 +248,17 @@ class Results:
         """Return the folder of the pretraining with this identity."""
         return StageFolder(self._place("stages", digest), digest)
 
-    def _place(self, kind: str, digest: str) -> Path:
+    def _place(self, kind: str, digest: str) -> AnyPath:
+        """Return the folder of an identity; which one it is, is looked up until its config.json is there."""
+        if (kind, digest) in self._places:
+            return self._places[kind, digest]
         for digits in range(ID_DIGITS, len(digest) + 1, 4):
             path = self.root / kind / digest[:digits]
             config = read_json(path / "config.json")
-            if config is None or config["digest"] == digest:
+            if config is None:
+                return path
+            if config["digest"] == digest:
+                self._places[kind, digest] = path
                 return path
         raise AssertionError("two equal digests that differ")
 
@@ -248,25 +267,31 @@ class Results:
         return StudyFolder(self.root / name / variant)
 
     def ray(self, study: str) -> Path:
-        """Return the folder of Ray's own records."""
+        """Return the folder of Ray's own records; with an object store as root, a local one of this user."""
+        if isinstance(self.root, ObjectPath):
+            return Path.home() / "ray_results" / "cass_tune" / study
         return self.root / "ray" / study
+
+    def stop_file(self, study: str, run: str) -> AnyPath:
+        """Return the file by which a run's driver asks its trials to stop."""
+        return self.root / "ray" / study / run / "stop"
 
     def check_writable(self) -> None:
         """Raise a UsageError when nothing can be written below the root; it leaves nothing behind."""
-        made = [place for place in (self.root, *self.root.parents) if not place.exists()]
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         try:
             below = [self.root / name for name in ("trials", "stages") if (self.root / name).exists()]
-            for place in (self.root, *below):
-                with whole_file(place / ".writable") as temporary:
+            for folder in (self.root, *below):
+                with whole_file(folder / ".writable") as temporary:
                     temporary.touch()
-                (place / ".writable").unlink(missing_ok=True)
-            for place in made:
+                (folder / ".writable").unlink(missing_ok=True)
+            for folder in made if isinstance(self.root, Path) else ():
                 with suppress(OSError):  # another process has written there meanwhile
-                    place.rmdir()
+                    Path(str(folder)).rmdir()
         except OSError as error:
             raise UsageError(
-                f"Cannot write to the results root {self.root}: {error.strerror}. "
-                "Give a folder that you may write to with --results DIR."
+                f"Cannot write to the results root {self.root}: {error.strerror or error}. "
+                "Give a folder that you may write to with --results DIR, or s3://BUCKET/PREFIX."
             ) from error
 
 
@@ -277,7 +302,7 @@ class StudyFolder:
         path: ``<root>/<study>/<data>-<preset>``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
 
     @property
@@ -285,19 +310,19 @@ class StudyFolder:
         return Results(self.path.parent.parent)
 
     @property
-    def tables(self) -> Path:
+    def tables(self) -> AnyPath:
         return self.path / "tables"
 
     @property
-    def plots(self) -> Path:
+    def plots(self) -> AnyPath:
         return self.path / "plots"
 
     @property
-    def parquet(self) -> Path:
+    def parquet(self) -> AnyPath:
         return self.path / "results.parquet"
 
     @property
-    def index(self) -> Path:
+    def index(self) -> AnyPath:
         return self.path / "index.csv"
 
     def write_plan(self, plan: Record) -> None:
@@ -310,13 +335,14 @@ class StudyFolder:
         return [record["plan"] for record in self._plan_files()]
 
     def _plan_files(self) -> Iterable[Record]:
-        for path in sorted((self.path / "plans").glob("*.json")):
+        folder = self.path / "plans"
+        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
             record = read_json(path)
             if record is not None:
                 yield record
 
 
-def default_root(folder: Path) -> Path:
+def default_root(folder: Path) -> AnyPath:
     """Return the results root that ``cass_tune.toml`` in a folder names, or ``results``."""
     try:
         content = tomllib.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -324,23 +350,22 @@ def default_root(folder: Path) -> Path:
         content = {}
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / CONFIG_FILE} cannot be read: {error}.") from error
-    return Path(str(content.get("results", "results"))).expanduser()
+    return place(str(content.get("results", "results")))
 
 
-def find_study(name_or_path: str, root: Path) -> list[StudyFolder]:
+def find_study(name_or_path: str, root: AnyPath) -> list[StudyFolder]:
     """Return the study folders that a name (all its variants) or a path stands for.
 
     Raises:
         UsageError: there is none; lists the studies that there are.
     """
-    path = Path(name_or_path)
-    for start in (path, root / name_or_path):
+    for start in (place(name_or_path), root / name_or_path):
         if (start / "plans").is_dir():
             return [StudyFolder(start.absolute())]
         variants = sorted(p.parent for p in start.glob("*/plans")) if start.is_dir() else []
         if variants:
             return [StudyFolder(variant.absolute()) for variant in variants]
-    there = sorted({p.parent.parent.name for p in root.glob("*/*/plans")})
+    there = sorted({p.parent.parent.name for p in root.glob("*/*/plans")}) if root.is_dir() else []
     raise UsageError(
         f"No study {name_or_path!r} below {root.absolute()}. "
         + (f"There are: {', '.join(there)}." if there else "No study has run there yet;")

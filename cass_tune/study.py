@@ -15,8 +15,8 @@ from cass_tune.errors import Terminated, UsageError
 from cass_tune.execution import Execution
 from cass_tune.identity import RESULTS_VERSION, Inputs
 from cass_tune.options import Given, Settings, option, parse
-from cass_tune.overview import plan_lines, trial_lines
-from cass_tune.plan import Axes, Wanted, describe_data, grid, replicate, resolve, select, to_run, with_controls
+from cass_tune.overview import failure_line, plan_lines, trial_lines
+from cass_tune.plan import OPEN, Axes, Wanted, describe_data, grid, replicate, resolve, select, to_run, with_controls
 from cass_tune.presets import PRESETS, values_of
 from cass_tune.results import Results, StudyFolder
 
@@ -68,10 +68,10 @@ class Study:
             Console(sys.stderr).say(*(f"error: {text}" for text in error.problems))
             return EXIT_USAGE
         except KeyboardInterrupt:
-            console.say("Interrupted. What is finished is kept; the same command runs the rest.")
+            console.say("Interrupted. What is saved is kept; the same command goes on from it.")
             return EXIT_INTERRUPTED
         except Terminated:
-            console.say("Terminated. What is finished is kept; the same command runs the rest.")
+            console.say("Terminated. What is saved is kept; the same command goes on from it.")
             return EXIT_TERMINATED
 
 
@@ -84,7 +84,7 @@ class _Command:
         self.given = given
         self.console = console
         self.report = report
-        self.results = Results(Path(self.settings.results).expanduser())
+        self.results = Results(self.settings.results)
         self.preset = self.settings.preset or ("paper" if "data.name" in given.fields else "demo")
         self.axes = self._axes()
         self.execution = Execution(self.settings, self.results, console, study=study.name, preset=self.preset)
@@ -216,8 +216,14 @@ class _Command:
 
     def _exit_code(self, wanted: Sequence[Wanted]) -> int:
         states = self._states(wanted)
-        if "missing" in states:
-            self.console.say("Interrupted: trials are missing; the same command runs them.")
+        if self.execution.common_failure:
+            self.console.say(
+                "Stopped: the first trials failed with the same error before any training step, so the others would "
+                f"too. Mend it and run the same command again. {failure_line(self.execution.common_failure)}"
+            )
+            return EXIT_FAILED
+        if not {*OPEN}.isdisjoint(states):
+            self.console.say("Interrupted: trials are missing; the same command goes on from what is saved.")
             return EXIT_INTERRUPTED
         return EXIT_DONE if all(state == "done" for state in states) else EXIT_FAILED
 

@@ -1,35 +1,25 @@
-"""One trial from start to finish: pretrain both arms, finetune each, test each. A plain generator of rows, no Ray."""
+"""One trial from start to finish: claim it, run its steps, record how it ended. A plain generator of rows, no Ray."""
 
 from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-from safetensors.torch import load_file
-from torch import nn
-
-from cass_tune.config import ARMS, Trial, to_json, with_field
+from cass_tune.config import Trial, to_json
 from cass_tune.data.catalog import list_images
 from cass_tune.data.listing import Listing
-from cass_tune.data.loader import Batches
-from cass_tune.data.pixels import Pixels, load_pixels
-from cass_tune.data.splits import Parts, check_batch, split
-from cass_tune.environment import commit, describe
-from cass_tune.errors import Collapsed, UsageError
+from cass_tune.errors import Collapsed, Held, HoldLost, Interrupted, UsageError
 from cass_tune.identity import RESULTS_VERSION, Inputs, stage_digest, trial_digest
-from cass_tune.results import Results, StageFolder, TrialFolder, new_attempt, whole_file, write_json
-from cass_tune.training.determinism import prepare_torch
-from cass_tune.training.finetune import Evaluation, Finetuning
-from cass_tune.training.models import build_arm, save_arm
-from cass_tune.training.pretrain import Pretraining
+from cass_tune.leases import Lease
+from cass_tune.notices import PROCESS, Source, Stop, command_source, watched
+from cass_tune.results import Results, TrialFolder, new_attempt
+from cass_tune.stages import stored_rows
+from cass_tune.storage import AnyPath, Lines, place
+from cass_tune.trial_steps import TrialSteps
 from cass_tune.weights import weights_identity
 
 logger = logging.getLogger(__name__)
@@ -42,12 +32,18 @@ class RunOptions:
 
     Args:
         device: ``cpu`` or ``cuda``.
-        threads: CPU threads of one operation; recorded, because it changes last digits.
+        threads: CPU threads of one operation; recorded, because it changes last digits. A trial that goes on from a
+            checkpoint keeps the number that it had.
         workers: loader processes; 0 loads in the trial's own process.
         on_collapse: warn, or stop the trial, when the pretraining's outputs become constant.
         keep_weights: whether the finetuned arms are kept.
         redo: run a finished trial again and keep its earlier result beside the new one.
         commit: of the code, as the driver knows it; recorded.
+        run: name of the command's run; failures are counted, and redone trials told apart, within one.
+        checkpoint_every_minutes: longest time between two checkpoints.
+        max_failures: how often an exception of the trial's own code may be followed by another attempt.
+        preemption_command: shell command whose exit status 0 means that this machine will be taken away.
+        stop_file: the trial saves its state and leaves when there is such a file.
     """
 
     device: str = "cpu"
@@ -57,6 +53,11 @@ class RunOptions:
     keep_weights: Literal["all", "none"] = "all"
     redo: bool = False
     commit: str | None = None
+    run: str = ""
+    checkpoint_every_minutes: float = 5.0
+    max_failures: int = 2
+    preemption_command: str | None = None
+    stop_file: str | None = None
 
 
 def read_inputs(trial: Trial, listing: Listing) -> Inputs:
@@ -64,39 +65,117 @@ def read_inputs(trial: Trial, listing: Listing) -> Inputs:
     return Inputs(data=listing.fingerprint, **weights_identity(trial.pretrain))
 
 
-def run_trial(trial: Trial, results: Results, options: RunOptions, expected: Inputs | None = None) -> Iterator[Row]:
+def run_trial(
+    trial: Trial,
+    results: Results,
+    options: RunOptions,
+    expected: Inputs | None = None,
+    sources: Sequence[Source] = (),
+    stop: Stop = PROCESS,
+) -> Iterator[Row]:
     """Run a trial and yield one row per epoch (`cass_tune.training.rows`); everything else goes to the results root.
 
-    A finished trial yields its stored rows, marked as reused, and changes nothing.
+    It goes on from the last checkpoint, if there is one, and yields the rows of finished epochs first, marked as
+    reused. A finished trial yields its stored rows and changes nothing.
 
     Args:
         trial: what to run.
         results: root of all records.
         options: how to run it.
         expected: the inputs that the driver saw; a machine that sees others fails.
+        sources: further places to ask whether to stop (`cass_tune.notices`).
+        stop: looked at between two steps.
 
     Raises:
         UsageError: this machine sees other images or weights, or the configuration does not fit the data.
         Collapsed: under ``on_collapse="stop"``.
+        Held: another process computes this trial or its pretraining; nothing was changed.
+        Interrupted: it was asked to stop, and has saved its state.
+        HoldLost: another process has taken the trial over.
+        Exception: any other, of the trial's own code; `is_final` tells whether the trial is to be run again.
     """
     inputs = expected or read_inputs(trial, list_images(trial.data))
     folder = results.trial(trial_digest(trial, inputs))
-    if folder.result() is not None and not options.redo:
+    if _is_finished(folder, options):
         yield from _stored_rows(trial, inputs, results, folder)
         return
-    if options.redo:
-        folder.set_aside()
-    folder.begin()
-    folder.write_config({"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION})
-    with _logging_to(folder.log):
-        try:
+    attempt, stop = new_attempt(), Stop(parent=stop)
+    with Lease.acquire(folder.path, attempt, on_lost=lambda: stop.request("the trial was taken over")) as lease:
+        if _is_finished(folder, options):  # by the process that held it until now
+            yield from _stored_rows(trial, inputs, results, folder)
+            return
+        if options.redo and not _of_run(folder, options.run):
+            folder.set_aside()
+        folder.write_config({"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION})
+        with _attempt(folder, attempt, options), watched(stop, [*_sources(options), *sources]):
             listing = list_images(trial.data)
             _check_inputs(read_inputs(trial, listing), inputs)
-            yield from _TrialRun(trial, inputs, listing, results, folder, options).run()
+            steps = TrialSteps(trial, inputs, listing, results, folder, options, attempt, lease, stop)
+            try:
+                yield from steps.run()
+            except Exception as error:
+                error.position = steps.position  # type: ignore[attr-defined]
+                raise
+
+
+def _is_finished(folder: TrialFolder, options: RunOptions) -> bool:
+    return folder.result() is not None and not (options.redo and not _of_run(folder, options.run))
+
+
+def _of_run(folder: TrialFolder, run: str) -> list[Row]:
+    """Return the attempts that belong to a run of the command."""
+    return [attempt for attempt in folder.attempts() if attempt["run"] == run]
+
+
+def _sources(options: RunOptions) -> list[Source]:
+    sources: list[Source] = []
+    if options.stop_file:
+        path = place(options.stop_file)
+        sources.append(lambda: "the study is being stopped" if path.exists() else None)
+    if options.preemption_command:
+        sources.append(command_source(options.preemption_command))
+    return sources
+
+
+@contextmanager
+def _attempt(folder: TrialFolder, attempt: str, options: RunOptions) -> Iterator[None]:
+    """Record an attempt's beginning and end, and an error that is final."""
+    folder.begin(attempt, options.run)
+    with _logging_to(folder.log):
+        try:
+            yield
+            folder.ended(attempt, "finished")
+        except (Interrupted, Held) as error:
+            logger.info("trial %s left: %s", folder.id, error)
+            folder.ended(attempt, "interrupted", message=str(error), position=_position(error))
+            raise
+        except HoldLost:
+            raise  # nothing may be written any more
         except Exception as error:
             logger.exception("trial %s failed", folder.id)
-            folder.fail(type(error).__name__, str(error), traceback.format_exc())
+            _record_failure(folder, attempt, options, error)
             raise
+
+
+def _record_failure(folder: TrialFolder, attempt: str, options: RunOptions, error: Exception) -> None:
+    """Record an exception; it is final when another attempt would be of no use."""
+    kind, message, position = type(error).__name__, str(error), _position(error)
+    ends = [item["ended"] for item in _of_run(folder, options.run) if item["ended"]]
+    earlier = [end for end in ends if end["how"] == "failed"]
+    returns = any(end["type"] == kind and end["position"] == position for end in earlier)
+    folder.ended(attempt, "failed", type=kind, message=message, position=position)
+    if isinstance(error, UsageError | Collapsed) or returns or len(earlier) >= options.max_failures:
+        folder.fail(kind, message, traceback.format_exc(), position=position)
+        error.is_final = True  # type: ignore[attr-defined]
+
+
+def is_final(error: Exception) -> bool:
+    """Return whether the trial that raised this has failed for good; otherwise it is to be run again."""
+    return isinstance(error, UsageError | Collapsed) or getattr(error, "is_final", False)
+
+
+def _position(error: Exception) -> Row | None:
+    return getattr(error, "position", None)
 
 
 def _check_inputs(seen: Inputs, expected: Inputs) -> None:
@@ -109,23 +188,37 @@ def _check_inputs(seen: Inputs, expected: Inputs) -> None:
 
 
 def _stored_rows(trial: Trial, inputs: Inputs, results: Results, folder: TrialFolder) -> Iterator[Row]:
-    rows = folder.rows()
     if trial.pretrain.method != "none":
-        stage = results.stage(stage_digest(trial, inputs))
-        rows = _stage_rows(stage, trial.pretrain.epochs) + rows
-    yield from ({**row, "reused": True} for row in rows)
+        yield from stored_rows(results.stage(stage_digest(trial, inputs)), trial.pretrain.epochs)
+    yield from ({**row, "reused": True} for row in folder.rows())
 
 
-def _stage_rows(stage: StageFolder, epochs: int) -> list[Row]:
-    return [{**row, "reused": True} for row in stage.end_record(epochs).get("rows", [])]
+class _LogLines(logging.Handler):
+    """Writes log records to a text file of the results root."""
+
+    def __init__(self, path: AnyPath) -> None:
+        super().__init__()
+        self._lines = Lines(path)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record))
+        except OSError:
+            self.handleError(record)
+
+    def close(self) -> None:
+        try:
+            self._lines.close()
+        except OSError as error:
+            logging.getLogger(__name__).warning("the log could not be written: %s", error)
+        super().close()
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
+def _logging_to(path: AnyPath) -> Iterator[None]:
     """Send the package's log and Python's warnings to the trial's log file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = _LogLines(path)
     loggers = [logging.getLogger("cass_tune"), logging.getLogger("py.warnings")]
     logging.captureWarnings(True)
     level = loggers[0].level
@@ -142,171 +235,3 @@ def _logging_to(path: Path) -> Iterator[None]:
         loggers[0].setLevel(level)
         logging.captureWarnings(False)
         handler.close()
-
-
-class _TrialRun:
-    """The steps of one trial, and what they hand to each other."""
-
-    def __init__(
-        self, trial: Trial, inputs: Inputs, listing: Listing, results: Results, folder: TrialFolder, options: RunOptions
-    ) -> None:
-        self.trial = trial
-        self.inputs = inputs
-        self.listing = listing
-        self.results = results
-        self.folder = folder
-        self.options = options
-        self.device = torch.device(options.device)
-        self.attempt = new_attempt()
-        self.environment = describe(options.device, options.threads, options.commit or commit())
-        self.devices: list[str] = self.environment["devices"]
-        self.seconds: dict[str, float] = {"pretrain": 0.0, **dict.fromkeys(ARMS, 0.0)}
-        self.collapsed = False
-
-    def run(self) -> Iterator[Row]:
-        """Yield the rows of all phases; write everything else."""
-        prepare_torch(self.device, self.options.threads)
-        self.folder.write_environment(self.environment)
-        parts = split(self.listing, self.trial.data, self.trial.seed)
-        check_batch(self.trial, len(parts.pretrain))
-        for text in parts.warnings + self.listing.warnings:
-            logger.warning(text)
-        pixels = load_pixels(self.listing, self.trial.data.image_size_px)
-        arms = nn.ModuleDict()
-        stage = yield from self._pretrained(arms, parts, pixels)
-        records: dict[str, Any] = {}
-        evaluations: dict[tuple[str, str], Evaluation] = {}
-        weights: Mapping[str, float] = {}
-        for arm in ARMS:
-            finetuning = Finetuning(
-                self.trial, arm, arms[arm], self.listing, parts, self._batches(pixels, f"finetune/{arm}")
-            )
-            for row in finetuning.run():
-                self.seconds[arm] += row["seconds"]
-                self.folder.append_row(self.attempt, row)
-                yield row
-            for name, positions in (("validation", parts.validation), ("test", parts.test)):
-                evaluations[arm, name] = finetuning.evaluate(positions)
-            records[arm] = self._record(arm, finetuning, evaluations)
-            weights = finetuning.class_weights
-            self._keep(arm, finetuning.model)
-        self._write_predictions(evaluations)
-        self.folder.finish(self._result(stage, parts, weights, records))
-
-    def _batches(self, pixels: Pixels, stream: str) -> Batches:
-        return Batches(
-            pixels,
-            seed=self.trial.seed,
-            stream=stream,
-            workers=self.options.workers,
-            pin_memory=self.device.type == "cuda",
-        )
-
-    def _pretrained(self, arms: nn.ModuleDict, parts: Parts, pixels: Pixels) -> Iterator[Row]:
-        """Fill ``arms``; return the stage that they came from, or None for the control."""
-        if self.trial.pretrain.method == "none":
-            for arm in ARMS:
-                arms[arm] = build_arm(self.trial, arm).to(self.device)
-            return None
-        stage = self.results.stage(stage_digest(self.trial, self.inputs))
-        end = stage.end(self.trial.pretrain.epochs)
-        reused = end.exists()
-        for row in self._reuse(stage, arms) if reused else self._pretrain(stage, arms, parts, pixels):
-            self.seconds["pretrain"] += row["seconds"]
-            self.collapsed = row["collapsed"]
-            yield row
-        return {"digest": stage.digest, "epoch": self.trial.pretrain.epochs, "reused": reused}
-
-    def _reuse(self, stage: StageFolder, arms: nn.ModuleDict) -> Iterator[Row]:
-        end = stage.end(self.trial.pretrain.epochs)
-        logger.info("pretraining taken from %s", end)
-        shapes = self.trial
-        for name, value in (("weights", "random"), ("cnn_weights", None), ("vit_weights", None)):
-            shapes = with_field(shapes, f"pretrain.{name}", value)
-        for arm in ARMS:
-            arms[arm] = build_arm(shapes, arm)
-            arms[arm].load_state_dict(load_file(end / f"{arm}.safetensors"))
-            arms[arm].to(self.device)
-        devices = stage.end_record(self.trial.pretrain.epochs)["environment"]["devices"]
-        self.devices = list(dict.fromkeys([*devices, *self.devices]))
-        rows = _stage_rows(stage, self.trial.pretrain.epochs)
-        yield from rows
-        if rows[-1]["collapsed"] and self.options.on_collapse == "stop":
-            raise Collapsed("the stored pretraining that this trial would start from has collapsed")
-
-    def _pretrain(self, stage: StageFolder, arms: nn.ModuleDict, parts: Parts, pixels: Pixels) -> Iterator[Row]:
-        stage.write_config(
-            {"trial": to_json(self.trial), "inputs": vars(self.inputs), "results_version": RESULTS_VERSION}
-        )
-        stage.write_environment(self.environment)
-        for arm in ARMS:
-            arms[arm] = build_arm(self.trial, arm).to(self.device)
-        pretraining = Pretraining(
-            self.trial,
-            arms,
-            self._batches(pixels, "pretrain"),
-            parts.pretrain,
-            stop_on_collapse=self.options.on_collapse == "stop",
-        )
-        rows = []
-        for row in pretraining.run():
-            stage.append_row(self.attempt, row)
-            rows.append(row)
-            yield row
-        with stage.publish(self.trial.pretrain.epochs) as place:
-            write_json(place / "run.json", {"rows": rows, "environment": self.environment})
-            for arm in ARMS:
-                self._save(arm, arms[arm], place / f"{arm}.safetensors")
-
-    def _save(self, arm: str, model: nn.Module, path: Path, classes: tuple[str, ...] = ()) -> None:
-        name = getattr(self.trial.pretrain, arm)
-        save_arm(model, path, name=name, image_size_px=self.trial.data.image_size_px, classes=classes)
-
-    def _keep(self, arm: str, model: nn.Module) -> None:
-        if self.options.keep_weights == "all":
-            self._save(arm, model, self.folder.weights(arm), self.listing.classes)
-
-    def _record(self, arm: str, finetuning: Finetuning, evaluations: Mapping[tuple[str, str], Evaluation]) -> Row:
-        return {
-            "model": getattr(self.trial.pretrain, arm),
-            "parameters": sum(p.numel() for p in finetuning.model.parameters()),
-            "best_epoch": finetuning.best.epoch,
-            "validation": evaluations[arm, "validation"].metrics,
-            "test": evaluations[arm, "test"].metrics,
-        }
-
-    def _result(self, stage: Any, parts: Parts, weights: Mapping[str, float], records: Row) -> Row:
-        return {
-            "digest": self.folder.digest,
-            "results_version": RESULTS_VERSION,
-            "attempt": self.attempt,
-            "seed": self.trial.seed,
-            "classes": list(self.listing.classes),
-            "class_weights": dict(weights),
-            "stage": stage,
-            "collapsed": self.collapsed,
-            "images": {
-                "pretrain": len(parts.pretrain) if stage else 0,
-                "labelled": len(parts.labelled),
-                "validation": len(parts.validation),
-                "test": len(parts.test),
-            },
-            "bad_images": self.listing.bad_images,
-            "seconds": self.seconds,
-            "devices": self.devices,
-            "arms": records,
-        }
-
-    def _write_predictions(self, evaluations: Mapping[tuple[str, str], Evaluation]) -> None:
-        """One row per arm and image of validation and test: any metric later, without a GPU."""
-        columns: dict[str, list[Any]] = {name: [] for name in ("arm", "split", "image", "group", "label", "outputs")}
-        for (arm, name), evaluation in evaluations.items():
-            for position, outputs in zip(evaluation.positions, evaluation.outputs.tolist(), strict=True):
-                item = self.listing.items[position]
-                values = (arm, name, item.path, item.group, item.label, outputs)
-                for column, value in zip(columns.values(), values, strict=True):
-                    column.append(value)
-        outputs = pa.array(columns.pop("outputs"), pa.list_(pa.float32()))
-        table = pa.table(columns).append_column("outputs", outputs)
-        with whole_file(self.folder.predictions) as temporary:
-            pq.write_table(table, temporary)

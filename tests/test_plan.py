@@ -10,7 +10,7 @@ from cass_tune.config import Data, Finetune, Pretrain, Trial, control, get_field
 from cass_tune.data.catalog import list_images
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, stage_digest, trial_digest
-from cass_tune.plan import Wanted, describe_data, grid, names, replicate, resolve, select, to_run, waves, with_controls
+from cass_tune.plan import Wanted, describe_data, grid, names, replicate, resolve, select, to_run, with_controls
 from cass_tune.results import Results
 
 INPUTS = Inputs(data="0" * 64, cnn="random", vit="random")
@@ -174,26 +174,6 @@ class TestToRun:
 
     def test_unknown_identities_are_not_run(self, results: Results) -> None:
         assert to_run(resolve([Trial()], {Trial(): None}), results, "all") == []
-
-    def test_equal_pretrainings_are_not_in_one_wave(self, results: Results) -> None:
-        base = Trial(finetune=Finetune(epochs=3))
-        axes = {"data.label_fraction": (0.1, 1.0), "pretrain.epochs": (2, 4)}
-        items = wanted(with_controls(grid(base, axes)))
-        missing = to_run(items, results, "failed")
-        assert missing == items
-        order = [[item.name for item in group] for group in waves(missing)]
-        assert waves([item for item in items if item.stage is None]) == [items[4:]]
-        labels = [f"{kind}label_fraction={share}" for kind, share in (("", "0.1"), ("none ", "0.1"), ("none ", "1"))]
-        assert order == [
-            [
-                f"{labels[0]} epochs=2 seed=0",
-                f"{labels[0]} epochs=4 seed=0",
-                f"{labels[1]} seed=0",
-                f"{labels[2]} seed=0",
-            ],
-            ["label_fraction=1 epochs=2 seed=0", "label_fraction=1 epochs=4 seed=0"],
-        ]
-
 
 def test_description_of_the_data() -> None:
     listing = list_images(Data())

@@ -113,7 +113,9 @@ def test_files(finished: Run) -> None:
     of_trial = ("config.json", "environment.json", "log.txt", "predictions.parquet", "result.json")
     expected = {f"trials/{digest[:12]}/{name}" for name in (*of_trial, "cnn.safetensors", "vit.safetensors")}
     expected |= {f"stages/{stage[:12]}/{name}" for name in ("config.json", "environment.json")}
-    ends = ("run.json", *(f"{arm}.safetensors" for arm in ARMS))
+    expected |= {f"{place}/.holder.lock" for place in (f"trials/{digest[:12]}", f"stages/{stage[:12]}")}
+    expected.add(f"trials/{digest[:12]}/attempts/{attempt}.json")
+    ends = ("run.json", "state.safetensors", *(f"{arm}.safetensors" for arm in ARMS))
     expected |= {f"stages/{stage[:12]}/epoch-0002/{name}" for name in ends}
     expected |= {f"{place}/epochs/{attempt}.jsonl" for place in (f"trials/{digest[:12]}", f"stages/{stage[:12]}")}
     assert set(files(finished.root)) == expected
@@ -228,7 +230,8 @@ def test_a_longer_pretraining_is_another_end_of_the_same_stage(shared: Run, tmp_
     longer = tiny.trial({"pretrain.epochs": 3})
     found = run(longer, shared.root)
     assert [(row["phase"], row["reused"]) for row in found.rows] == [
-        *[("pretrain", False)] * 3,
+        *[("pretrain", True)] * 2,
+        ("pretrain", False),
         *[("finetune_cnn", False)] * 2,
         *[("finetune_vit", False)] * 2,
     ]
@@ -307,7 +310,7 @@ def collapsing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def failed(trial: Trial, root: Path, error: type[Exception], **options: Any) -> TrialFolder:
     with pytest.raises(error):
-        run(trial, root, **options)
+        run(trial, root, **{"max_failures": 0, **options})
     return Run(trial=trial, root=root, rows=[]).folder
 
 

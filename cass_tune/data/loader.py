@@ -97,12 +97,22 @@ class Batches:
             generator=torch.Generator(),  # keeps torch's global generator untouched
         )
 
-    def training(self, positions: Sequence[int], batch_size: int, epoch: int, *, drop_last: bool) -> Iterator[Batch]:
-        """Yield augmented batches of one epoch in random order; see `batch_bounds` for the last one."""
+    def training(
+        self, positions: Sequence[int], batch_size: int, epoch: int, *, drop_last: bool, start: int = 0
+    ) -> Iterator[Batch]:
+        """Yield augmented batches of one epoch in random order; see `batch_bounds` for the last one.
+
+        Args:
+            positions: images of the epoch.
+            batch_size: images per batch.
+            epoch: at least 1.
+            drop_last: see `batch_bounds`.
+            start: batches to leave out, because they were trained on before an interruption.
+        """
         order = generator(self._seed, f"{self._stream}/order", epoch).permutation(len(positions))
         shuffled = [(epoch, positions[i]) for i in order]
         bounds = batch_bounds(len(positions), batch_size, drop_last=drop_last)
-        return self._load([shuffled[start:end] for start, end in bounds])
+        return self._load([shuffled[first:end] for first, end in bounds[start:]])
 
     def evaluation(self, positions: Sequence[int]) -> Iterator[Batch]:
         """Yield all images once, in order, without augmentation."""

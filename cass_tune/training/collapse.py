@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -75,16 +75,33 @@ class Health:
 
 
 class HealthMonitor:
-    """Keeps the last outputs of an epoch and measures them."""
+    """Keeps the last outputs of an epoch and measures them.
 
-    def __init__(self) -> None:
-        self._outputs: deque[dict[str, Tensor]] = deque()
+    Args:
+        outputs: of earlier batches of the epoch, when it goes on after an interruption.
+    """
+
+    def __init__(self, outputs: Iterable[Mapping[str, Tensor]] = ()) -> None:
+        self._outputs = deque(dict(batch) for batch in outputs)
 
     def add(self, outputs: Mapping[str, Tensor]) -> None:
         """Keep a batch of outputs, each (batch, embedding_dim); of several batches at most SAMPLES images stay."""
         self._outputs.append({arm: tensor.detach().float() for arm, tensor in outputs.items()})
         while sum(len(batch["cnn"]) for batch in self._outputs) > SAMPLES and len(self._outputs) > 1:
             self._outputs.popleft()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the outputs kept, by ``<number of the batch>/<arm>``."""
+        return {f"{number}/{arm}": value for number, batch in enumerate(self._outputs) for arm, value in batch.items()}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], device: torch.device) -> HealthMonitor:
+        """Return the monitor whose `tensors` these are, on a device."""
+        batches: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            number, _, arm = key.partition("/")
+            batches.setdefault(int(number), {})[arm] = value.to(device)
+        return cls(batches[number] for number in sorted(batches))
 
     def measure(self) -> Health:
         """Return the state of the arms over the images kept, and forget them."""

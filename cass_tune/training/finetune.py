@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from cass_tune.training.losses import class_weights, focal_loss
 from cass_tune.training.metrics import classification_metrics
 from cass_tune.training.models import replace_head
 from cass_tune.training.rows import COLUMNS, epoch_row, peak_memory_gib
+from cass_tune.training.state import State, below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +63,28 @@ class Finetuning:
         listing: the data set.
         parts: labelled, validation and test images.
         batches: loader with the stream ``finetune/<arm>``.
+        after_step: called between two steps and between two batches of an evaluation, when `state` may be asked for;
+            what it raises ends the run.
     """
 
     def __init__(
-        self, trial: Trial, arm: str, model: nn.Module, listing: Listing, parts: Parts, batches: Batches
+        self,
+        trial: Trial,
+        arm: str,
+        model: nn.Module,
+        listing: Listing,
+        parts: Parts,
+        batches: Batches,
+        after_step: Callable[[], None] = lambda: None,
     ) -> None:
         config = trial.finetune
+        self.rows: list[dict[str, Any]] = []
         self._config = config
         self.arm = arm
         self.model = model
         self._parts = parts
         self._batches = batches
+        self._after_step = after_step
         self._device = next(model.parameters()).device
         labels = [listing.items[i].label for i in parts.labelled]
         self.class_weights = class_weights(labels, listing.classes, config.class_weights)
@@ -80,49 +92,108 @@ class Finetuning:
         self._class_weights = torch.tensor(weights, dtype=torch.float32, device=self._device)
         replace_head(model, len(listing.classes), torch_seed(trial.seed, f"finetune head/{arm}"))
         self.best = Best()
-        self._step = 0
         self._stepper = Stepper(
             [adam(model.parameters())],
             seed=trial.seed,
             stream=f"finetune/{arm}",
             schedule=(config.learning_rate, config.min_learning_rate, config.schedule_t_max_steps),
         )
+        self._step = 0
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._batch = 0
+        self._train_loss = MeanLoss()
+        self._seconds = 0.0
+        self._training_seconds = 0.0
+        self._started = time.perf_counter()
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return len(self.rows)
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """Where training is: phase, finished epochs, and finished batches of the next one."""
+        return {"phase": f"finetune_{self.arm}", "epoch": self.epoch, "batch": self._batch}
 
     def run(self) -> Iterator[dict[str, Any]]:
-        """Yield one row after each epoch, validation included; then put the best epoch's weights into the model."""
-        for epoch in range(1, self._config.epochs + 1):
-            started = time.perf_counter()
-            loss = self._train(epoch)
-            trained = time.perf_counter()
-            validation = self.evaluate(self._parts.validation)
-            self.best.offer(epoch, validation.metrics[self._config.select_by], self.model)
-            yield epoch_row(
-                phase=f"finetune_{self.arm}",
-                epoch=epoch,
-                epochs=self._config.epochs,
-                loss=loss.mean(),
-                learning_rate=self._stepper.learning_rate,
-                images_per_second=loss.images / (trained - started),
-                seconds=time.perf_counter() - started,
-                peak_memory_gib=peak_memory_gib(self._device),
-                validation_loss=validation.metrics["loss"],
-                reused=False,
-                **{name: value for name, value in validation.metrics.items() if name in COLUMNS and name != "loss"},
-            )
+        """Yield one row after each epoch that is not finished yet, validation included; end with the best weights."""
+        while self.epoch < self._config.epochs:
+            self._started = time.perf_counter()
+            self._train()
+            row = self._validated()
+            self.rows.append(row)
+            self._begin_epoch()
+            yield row
         self.model.load_state_dict(self.best.weights)
 
-    def _train(self, epoch: int) -> MeanLoss:
-        loss = MeanLoss()
+    def state(self) -> State:
+        """Return everything that `load` needs to go on from here; the tensors are those in use."""
+        tensors = below(
+            model=self.model.state_dict(),
+            optimisers=self._stepper.tensors(),
+            best=self.best.weights,
+            epoch={"loss": self._train_loss.total},
+        )
+        values = {
+            "rows": list(self.rows),
+            "step": self._step,
+            "batch": self._batch,
+            "images": self._train_loss.images,
+            "seconds": self._seconds + time.perf_counter() - self._started if self._batch else 0.0,
+            "training_seconds": self._training_seconds,
+            "best": {"epoch": self.best.epoch, "score": self.best.score},
+        }
+        return State(tensors=tensors, values=values)
+
+    def load(self, state: State) -> None:
+        """Go on from a state of this arm."""
+        values = state.values
+        self.model.load_state_dict(state.part("model"))
+        self._stepper.load(state.part("optimisers"), values["step"])
+        self.best = Best(**values["best"], weights=state.part("best"))
+        self._train_loss = MeanLoss(state.tensors["epoch/loss"].to(self._device), values["images"])
+        self.rows = list(values["rows"])
+        self._step, self._batch = values["step"], values["batch"]
+        self._seconds, self._training_seconds = values["seconds"], values["training_seconds"]
+
+    def _train(self) -> None:
+        """Train to the end of the epoch."""
         self.model.train()
-        for batch in self._batches.training(self._parts.labelled, self._config.batch_size, epoch, drop_last=False):
+        batches = self._batches.training(
+            self._parts.labelled, self._config.batch_size, self.epoch + 1, drop_last=False, start=self._batch
+        )
+        for batch in batches:
             self._stepper.begin(self._step)
             value = self._loss(self.model(normalise(batch.images, self._device)), batch.labels.to(self._device))
             self._stepper.end(value)
+            self._train_loss.add(value, len(batch.images))
             self._step += 1
-            loss.add(value, len(batch.images))
+            self._batch += 1
+            self._after_step()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        return loss
+
+    def _validated(self) -> dict[str, Any]:
+        """Validate and return the epoch's row."""
+        self._training_seconds = self._training_seconds or self._seconds + time.perf_counter() - self._started
+        validation = self.evaluate(self._parts.validation)
+        self.best.offer(self.epoch + 1, validation.metrics[self._config.select_by], self.model)
+        return epoch_row(
+            phase=f"finetune_{self.arm}",
+            epoch=self.epoch + 1,
+            epochs=self._config.epochs,
+            loss=self._train_loss.mean(),
+            learning_rate=self._stepper.learning_rate,
+            images_per_second=self._train_loss.images / self._training_seconds,
+            seconds=self._seconds + time.perf_counter() - self._started,
+            peak_memory_gib=peak_memory_gib(self._device),
+            validation_loss=validation.metrics["loss"],
+            reused=False,
+            **{name: value for name, value in validation.metrics.items() if name in COLUMNS and name != "loss"},
+        )
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return focal_loss(logits.float(), labels, self._class_weights, self._config.focal_gamma)
@@ -138,6 +209,7 @@ class Finetuning:
             loss.add(self._loss(logits, batch.labels.to(self._device)), len(batch.images))
             outputs.append(logits.cpu())
             labels.append(batch.labels)
+            self._after_step()
         logits = torch.cat(outputs)
         metrics = {**classification_metrics(logits, torch.cat(labels)), "loss": loss.mean()}
         return Evaluation(positions=positions, outputs=logits, metrics=metrics)

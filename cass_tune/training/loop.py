@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.optim import Adam
 
 from cass_tune.randomness import torch_seed
 from cass_tune.training.schedules import cosine
+from cass_tune.training.state import load_optimiser, optimiser_tensors
 
 
 class DivergedError(RuntimeError):
@@ -56,17 +57,39 @@ class Stepper:
         for optimiser in self._optimisers:
             optimiser.step()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state of every optimiser, by its number."""
+        return {
+            f"{number}/{name}": tensor
+            for number, optimiser in enumerate(self._optimisers)
+            for name, tensor in optimiser_tensors(optimiser).items()
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Give every optimiser the state that `tensors` returned after so many steps."""
+        if step:
+            self.learning_rate = cosine(step - 1, *self._schedule)
+        for number, optimiser in enumerate(self._optimisers):
+            start = f"{number}/"
+            own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+            load_optimiser(optimiser, own)
+
 
 class MeanLoss:
-    """Mean of an epoch's losses, each weighted by its number of images; read from the device once per epoch."""
+    """Mean of an epoch's losses, each weighted by its number of images; read from the device once per epoch.
 
-    def __init__(self) -> None:
-        self._sum: Tensor | float = 0.0
-        self.images = 0
+    Args:
+        total: sum of the losses so far, float64 on the losses' device.
+        images: images so far.
+    """
+
+    def __init__(self, total: Tensor | None = None, images: int = 0) -> None:
+        self.total = torch.zeros((), dtype=torch.float64) if total is None else total
+        self.images = images
 
     def add(self, loss: Tensor, images: int) -> None:
         """Add a batch's mean loss."""
-        self._sum = self._sum + loss.detach().double() * images
+        self.total = self.total.to(loss.device) + loss.detach().double() * images
         self.images += images
 
     def mean(self) -> float:
@@ -75,7 +98,7 @@ class MeanLoss:
         Raises:
             DivergedError: it is not finite.
         """
-        value = float(self._sum) / self.images
+        value = float(self.total) / self.images
         if not math.isfinite(value):
             raise DivergedError(f"the loss is {value}: training diverged; try a lower learning rate")
         return value

@@ -18,7 +18,7 @@ from cass_tune.config import Trial
 from cass_tune.data.loader import IMAGENET_MEAN, IMAGENET_STD
 from cass_tune.errors import UsageError, did_you_mean
 from cass_tune.randomness import torch_seed
-from cass_tune.results import whole_file
+from cass_tune.storage import AnyPath, whole_file
 from cass_tune.weights import weights_file
 
 logger = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def replace_head(model: Any, width: int, seed: int) -> None:
     model.to(device)
 
 
-def save_arm(model: nn.Module, path: Path, *, name: str, image_size_px: int, classes: Sequence[str] = ()) -> None:
+def save_arm(model: nn.Module, path: AnyPath, *, name: str, image_size_px: int, classes: Sequence[str] = ()) -> None:
     """Write an arm as safetensors, whole or not at all.
 
     The metadata (timm name, its arguments as JSON, classes as JSON, image size, mean, std) are enough to rebuild it:

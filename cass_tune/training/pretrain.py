@@ -1,10 +1,10 @@
-"""Self-supervised pretraining of both arms, one row per epoch."""
+"""Self-supervised pretraining of both arms, one row per epoch; it can stop and go on between any two steps."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from cass_tune.config import ARMS, Trial
 from cass_tune.data.loader import Batches, normalise
 from cass_tune.errors import Collapsed
 from cass_tune.methods import METHODS, Method
-from cass_tune.training.collapse import Health, HealthMonitor
+from cass_tune.training.collapse import HealthMonitor
 from cass_tune.training.loop import MeanLoss, Stepper, adam
 from cass_tune.training.rows import epoch_row, peak_memory_gib
+from cass_tune.training.state import State, below
 
 logger = logging.getLogger(__name__)
 
@@ -30,73 +31,141 @@ class Pretraining:
         batches: loader with the stream ``pretrain``.
         positions: images to train on.
         stop_on_collapse: raise `Collapsed` instead of warning.
+        after_step: called between two steps, when `state` may be asked for; what it raises ends the run.
     """
 
     def __init__(
-        self, trial: Trial, arms: nn.ModuleDict, batches: Batches, positions: Sequence[int], *, stop_on_collapse: bool
+        self,
+        trial: Trial,
+        arms: nn.ModuleDict,
+        batches: Batches,
+        positions: Sequence[int],
+        *,
+        stop_on_collapse: bool = False,
+        after_step: Callable[[], None] = lambda: None,
     ) -> None:
         config = trial.pretrain
+        self.rows: list[dict[str, Any]] = []
         self._config = config
-        self._arms = arms
+        self.arms = arms
         self._batches = batches
         self._positions = positions
         self._stop_on_collapse = stop_on_collapse
+        self._after_step = after_step
         self._device = next(arms.parameters()).device
         self._method: Method = METHODS[config.method]
-        self._step = 0
         self._stepper = Stepper(
             [adam(arms[arm].parameters()) for arm in ARMS],
             seed=trial.seed,
             stream="pretrain",
             schedule=(config.learning_rate, config.min_learning_rate, config.schedule_t_max_steps),
         )
+        self._step = 0
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._batch = 0
+        self._loss = MeanLoss()
+        self._health = HealthMonitor()
+        self._seconds = 0.0
+        self._started = time.perf_counter()
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return len(self.rows)
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """Where training is: phase, finished epochs, and finished batches of the next one."""
+        return {"phase": "pretrain", "epoch": self.epoch, "batch": self._batch}
 
     def run(self) -> Iterator[dict[str, Any]]:
-        """Yield one row after each epoch.
+        """Yield one row after each epoch that is not finished yet.
 
         Raises:
             Collapsed: outputs became constant and `stop_on_collapse` is set.
             DivergedError: the loss is not finite.
         """
-        for epoch in range(1, self._config.epochs + 1):
-            started = time.perf_counter()
-            loss, health = self._train(epoch)
-            seconds = time.perf_counter() - started
-            yield epoch_row(
-                phase="pretrain",
-                epoch=epoch,
-                epochs=self._config.epochs,
-                loss=loss.mean(),
-                learning_rate=self._stepper.learning_rate,
-                images_per_second=loss.images / seconds,
-                seconds=seconds,
-                peak_memory_gib=peak_memory_gib(self._device),
-                collapsed=health.collapsed,
-                reused=False,
-                **health.row(),
-            )
-            self._judge(health, epoch)
+        if self.rows:
+            self._judge(self.rows[-1])
+        while self.epoch < self._config.epochs:
+            self._started = time.perf_counter()
+            row = self._train()
+            self.rows.append(row)
+            self._begin_epoch()
+            yield row
+            self._judge(row)
 
-    def _train(self, epoch: int) -> tuple[MeanLoss, Health]:
-        loss, monitor = MeanLoss(), HealthMonitor()
-        self._arms.train()
-        for batch in self._batches.training(self._positions, self._config.batch_size, epoch, drop_last=True):
+    def state(self) -> State:
+        """Return everything that `load` needs to go on from here; the tensors are those in use."""
+        arms = below(**{arm: self.arms[arm].state_dict() for arm in ARMS})
+        tensors = below(
+            arms=arms,
+            optimisers=self._stepper.tensors(),
+            health=self._health.tensors(),
+            epoch={"loss": self._loss.total},
+        )
+        values = {
+            "rows": list(self.rows),
+            "step": self._step,
+            "batch": self._batch,
+            "images": self._loss.images,
+            "seconds": self._seconds + time.perf_counter() - self._started if self._batch else 0.0,
+        }
+        return State(tensors=tensors, values=values)
+
+    def load(self, state: State) -> None:
+        """Go on from a state, of this trial or of one with another number of epochs."""
+        arms = State(tensors=state.part("arms"))
+        for arm in ARMS:
+            self.arms[arm].load_state_dict(arms.part(arm))
+        values = state.values
+        self._stepper.load(state.part("optimisers"), values["step"])
+        self._health = HealthMonitor.of(state.part("health"), self._device)
+        self._loss = MeanLoss(state.tensors["epoch/loss"].to(self._device), values["images"])
+        self.rows = [{**row, "epochs": self._config.epochs} for row in values["rows"]]
+        self._step, self._batch, self._seconds = values["step"], values["batch"], values["seconds"]
+
+    def _train(self) -> dict[str, Any]:
+        """Train to the end of the epoch and return its row."""
+        self.arms.train()
+        batches = self._batches.training(
+            self._positions, self._config.batch_size, self.epoch + 1, drop_last=True, start=self._batch
+        )
+        for batch in batches:
             self._stepper.begin(self._step)
-            value, outputs = self._method.loss(self._arms, normalise(batch.images, self._device))
+            value, outputs = self._method.loss(self.arms, normalise(batch.images, self._device))
             self._stepper.end(value)
+            self._loss.add(value, len(batch.images))
+            self._health.add(outputs)
             self._step += 1
-            loss.add(value, len(batch.images))
-            monitor.add(outputs)
+            self._batch += 1
+            self._after_step()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        loss.mean()  # outputs that are not finite cannot be measured
-        return loss, monitor.measure()
+        loss = self._loss.mean()  # outputs that are not finite cannot be measured
+        health = self._health.measure()
+        seconds = self._seconds + time.perf_counter() - self._started
+        return epoch_row(
+            phase="pretrain",
+            epoch=self.epoch + 1,
+            epochs=self._config.epochs,
+            loss=loss,
+            learning_rate=self._stepper.learning_rate,
+            images_per_second=self._loss.images / seconds,
+            seconds=seconds,
+            peak_memory_gib=peak_memory_gib(self._device),
+            collapsed=health.collapsed,
+            reused=False,
+            **health.row(),
+        )
 
-    def _judge(self, health: Health, epoch: int) -> None:
-        if not health.collapsed:
+    def _judge(self, row: Mapping[str, Any]) -> None:
+        if not row["collapsed"]:
             return
-        stds = ", ".join(f"{arm} {value:.3f}" for arm, value in health.feature_std.items())
-        text = f"outputs are nearly constant after epoch {epoch} (feature std {stds}; about 1 is healthy): collapse"
+        stds = ", ".join(f"{arm} {row[f'{arm}_feature_std']:.3f}" for arm in ARMS)
+        text = f"outputs are nearly constant after epoch {row['epoch']} (feature std {stds}; about 1 is healthy)"
         if self._stop_on_collapse:
-            raise Collapsed(text)
-        logger.warning(text)
+            raise Collapsed(f"{text}: collapse")
+        logger.warning("%s: collapse", text)

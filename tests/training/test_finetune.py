@@ -92,7 +92,7 @@ def test_the_optimiser_holds_exactly_the_models_parameters(arm: str) -> None:
 def test_the_first_step_changes_the_model(arm: str) -> None:
     training = finetuning(arm, {"finetune.batch_size": 15, "finetune.epochs": 1})
     before = tiny.state(training.model)
-    training._train(1)
+    training._train()
     moved = [float((p.detach() - before[name]).abs().max()) for name, p in training.model.named_parameters()]
     assert len(watched(training).trained) == 1
     assert sum(1.5e-4 < distance < 6e-4 for distance in moved) > 0.5 * len(moved)
@@ -121,8 +121,10 @@ def test_gradients_are_cleared_before_every_step(arm: str) -> None:
     """Also: the loss is the focal loss with this subset's weights, and the model trained is this arm (D2, D5)."""
     training = finetuning(arm)
     cleared, accumulated = (reference(training, 2, zero_grad=zero_grad) for zero_grad in (True, False))
-    training._train(1)
-    training._train(2)
+    training._train()
+    training.rows.append({})
+    training._begin_epoch()
+    training._train()
     found = tiny.state(training.model)
     for name in found:
         torch.testing.assert_close(found[name], cleared[name], rtol=1e-4, atol=1e-6)
@@ -160,7 +162,7 @@ def test_row_loss_is_the_mean_over_all_images(losses: list[tuple[float, int]]) -
 def test_every_labelled_image_is_trained_on_once_an_epoch(batch_size: int, sizes: list[int]) -> None:
     """The last partial batch is kept; a last one of 1 is merged; a batch larger than the set is the set."""
     training = finetuning(fields={"finetune.batch_size": batch_size})
-    training._train(1)
+    training._train()
     seen = watched(training).trained
     assert [len(positions) for positions in seen] == sizes
     assert sorted(chain(*seen)) == list(PARTS.labelled)

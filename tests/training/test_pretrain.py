@@ -65,16 +65,16 @@ def test_the_optimisers_hold_exactly_the_arms_parameters() -> None:
     """The published optimisers held the parameters of models that had been thrown away (D1)."""
     training = pretraining()
     held = [[id(p) for group in o.param_groups for p in group["params"]] for o in training._stepper._optimisers]
-    assert held == [[id(p) for p in training._arms[arm].parameters()] for arm in ARMS]
+    assert held == [[id(p) for p in training.arms[arm].parameters()] for arm in ARMS]
 
 
 def test_the_first_step_changes_both_arms() -> None:
     """D1, by what it does: most parameters move by about the learning rate (those behind a zero do not)."""
     training = pretraining(count=8)
-    before = {arm: dict(tiny.state(training._arms[arm])) for arm in ARMS}
+    before = {arm: dict(tiny.state(training.arms[arm])) for arm in ARMS}
     list(training.run())
     for arm in ARMS:
-        network = training._arms[arm]
+        network = training.arms[arm]
         assert isinstance(network, nn.Module)
         moved = [float((p.detach() - before[arm][name]).abs().max()) for name, p in network.named_parameters()]
         assert sum(5e-4 < distance < 2e-3 for distance in moved) > 0.5 * len(moved), arm
@@ -82,7 +82,7 @@ def test_the_first_step_changes_both_arms() -> None:
 
 def reference(training: Pretraining, epochs: int, *, zero_grad: bool) -> dict[str, dict[str, Tensor]]:
     """Train copies of the arms in the plainest way with the same batches."""
-    arms = copy.deepcopy(training._arms).train()
+    arms = copy.deepcopy(training.arms).train()
     config = training._config
     optimisers = [torch.optim.Adam(arms[arm].parameters(), lr=config.learning_rate, fused=True) for arm in ARMS]
     schedulers = [CosineAnnealingLR(o, T_max=16, eta_min=config.min_learning_rate) for o in optimisers]
@@ -106,7 +106,7 @@ def test_gradients_are_cleared_before_every_step() -> None:
     accumulated = reference(training, 2, zero_grad=False)
     list(training.run())
     for arm in ARMS:
-        found = tiny.state(training._arms[arm])
+        found = tiny.state(training.arms[arm])
         for name in found:
             torch.testing.assert_close(found[name], cleared[arm][name], rtol=1e-4, atol=1e-6)
         far = max(float((found[n] - accumulated[arm][n]).abs().max()) for n in found if found[n].is_floating_point())
@@ -156,7 +156,7 @@ def test_a_longer_run_passes_through_the_states_of_a_shorter_one() -> None:
     list(short.run())
     rows = long.run()
     next(rows)
-    assert tiny.same(tiny.state(short._arms), tiny.state(long._arms))
+    assert tiny.same(tiny.state(short.arms), tiny.state(long.arms))
 
 
 def test_pretraining_does_not_depend_on_torchs_generator() -> None:
@@ -165,7 +165,7 @@ def test_pretraining_does_not_depend_on_torchs_generator() -> None:
         training = pretraining()
         torch.manual_seed(seed)
         list(training.run())
-        states.append(tiny.state(training._arms))
+        states.append(tiny.state(training.arms))
     assert tiny.same(*states)
 
 

@@ -1,0 +1,205 @@
+"""Checkpoints of a part in progress: written whole or not at all, checksummed, the newest two kept.
+
+    checkpoints/000007.safetensors   tensors
+    checkpoints/000007.json          everything else, the tensors' SHA-256 and a checksum of its own; written last, so a
+                                     checkpoint is there exactly when this file is
+
+Training waits for the copy of its state; the file is written by a thread meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from cass_tune.storage import AnyPath, StorageError, local_copy, remove, whole_file, write_json
+from cass_tune.training.state import State
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2
+EPOCH_END_S = 10.0
+"""Least time between two checkpoints at the ends of epochs."""
+LARGEST_STALL = 0.025
+"""Share of its time that training may wait for copies at the ends of epochs; CheckFreq (FAST 2021) allows 0.035."""
+PATIENCE_S = 600.0
+"""How long training goes on, beyond the interval, when no checkpoint can be written."""
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one part.
+
+    Args:
+        folder: where they lie.
+    """
+
+    def __init__(self, folder: AnyPath) -> None:
+        self.folder = folder
+
+    def names(self) -> list[str]:
+        """Return the names of the complete checkpoints, oldest first."""
+        return [name for name in self._all_names() if (self.folder / f"{name}.json").exists()]
+
+    def _all_names(self) -> list[str]:
+        if not self.folder.is_dir():
+            return []
+        return sorted({path.name[:6] for path in self.folder.iterdir() if path.name[:6].isdigit()})
+
+    def write(self, state: State, check: Callable[[], None] = lambda: None) -> str:
+        """Write a checkpoint, then delete all but the newest two; return its name.
+
+        Args:
+            state: on the CPU; its values must be plain JSON.
+            check: raises when this process may no longer write here; called before the checkpoint becomes valid.
+
+        Raises:
+            StorageError: it could not be written; the earlier ones are untouched.
+        """
+        names = self._all_names()
+        name = f"{int(names[-1]) + 1 if names else 1:06d}"
+        try:
+            with whole_file(self.folder / f"{name}.safetensors") as temporary:
+                save_file({key: tensor.contiguous() for key, tensor in state.tensors.items()}, temporary)
+                digest = sha256(temporary)
+            check()
+            record = {"values": dict(state.values), "sha256": digest}
+            write_json(self.folder / f"{name}.json", {**record, "checksum": _checksum(record)})
+        except BaseException:
+            remove(self.folder / f"{name}.safetensors")
+            raise
+        complete = self.names()
+        for old in self._all_names():
+            if old not in complete[-KEPT:]:
+                self._remove(old)
+        return name
+
+    def _remove(self, name: str) -> None:
+        remove(self.folder / f"{name}.json")
+        remove(self.folder / f"{name}.safetensors")
+
+    def newest(self, fits: Callable[[Mapping[str, Any]], bool] = lambda values: True) -> State | None:
+        """Return the newest checkpoint that is whole, or None; of damaged ones it warns.
+
+        Args:
+            fits: whether the values are of use; others are left out.
+        """
+        return next(self._whole(fits), None)
+
+    def _whole(self, fits: Callable[[Mapping[str, Any]], bool]) -> Iterator[State]:
+        for name in reversed(self.names()):
+            path = self.folder / f"{name}.safetensors"
+            try:
+                record = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+                checksum = record.pop("checksum")
+                if checksum != _checksum(record):
+                    raise ValueError("its description was changed")
+                if not fits(record["values"]):
+                    continue
+                with local_copy(path) as local:
+                    if sha256(local) != record["sha256"]:
+                        raise ValueError("its content was changed")
+                    state = State(tensors=load_file(local), values=record["values"])
+            except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
+                logger.warning("checkpoint %s is damaged (%s); the one before is used", path, error)
+                continue
+            yield state
+
+    def clear(self) -> None:
+        """Delete all checkpoints."""
+        remove(self.folder)
+
+
+class Checkpointer:
+    """Decides when a checkpoint is due, copies the state, and lets a thread write it: at most one at a time.
+
+    Args:
+        checkpoints: where they go.
+        state: returns the state between two steps.
+        every_s: longest time between two checkpoints.
+        check: see `Checkpoints.write`.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints, state: Callable[[], State], *, every_s: float, check: Callable[[], None]
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._state = state
+        self._every_s = every_s
+        self._check = check
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[str] | None = None
+        self._last = self._last_written = time.monotonic()
+        self._longest_stall_s = 0.0
+        self.stalls_s: list[float] = []
+
+    def after_step(self) -> None:
+        """Write a checkpoint when the interval is over; wait for the one before if it is still being written."""
+        if time.monotonic() - self._last >= self._every_s:
+            self._settle()
+            self._begin()
+
+    def after_epoch(self) -> None:
+        """Write a checkpoint when the last one is old enough to be worth it."""
+        least_s = max(EPOCH_END_S, self._longest_stall_s / LARGEST_STALL)
+        busy = self._writing is not None and not self._writing.done()
+        if not busy and time.monotonic() - self._last >= min(least_s, self._every_s):
+            self._settle()
+            self._begin()
+
+    def save(self) -> None:
+        """Write a checkpoint now and wait for it.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        self._settle()
+        self._begin()
+        assert self._writing is not None
+        self._writing.result()
+        self._writing = None
+
+    def close(self) -> None:
+        """Wait for the write in flight; its failure no longer matters."""
+        self._thread.shutdown(wait=True)
+
+    def _begin(self) -> None:
+        started = time.monotonic()
+        self._last = started
+        copy = self._state().on_cpu()
+        self._writing = self._thread.submit(self._checkpoints.write, copy, self._check)
+        self.stalls_s.append(time.monotonic() - started)
+        self._longest_stall_s = max(self.stalls_s)
+
+    def _settle(self) -> None:
+        """Wait for the write in flight; a failed one is tried again later, as long as the promise can be kept."""
+        if self._writing is None:
+            return
+        waited = time.monotonic()
+        try:
+            self._writing.result()
+            self._last_written = self._last
+        except StorageError as error:
+            if time.monotonic() - self._last_written > self._every_s + PATIENCE_S:
+                raise
+            logger.warning("no checkpoint could be written, training goes on: %s", error)
+        finally:
+            self._writing = None
+            self.stalls_s.append(time.monotonic() - waited)

@@ -1,0 +1,164 @@
+"""A Ray session on this machine (loopback alone), or a cluster that is joined, checked before anything runs."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cass_tune.environment import NUMERIC_PACKAGES, versions
+from cass_tune.errors import UsageError
+
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "3600",
+}
+
+
+@contextlib.contextmanager
+def ray_session(address: str | None) -> Iterator[None]:
+    """Start Ray on this machine (loopback, no dashboard), or join a cluster, taking this code along.
+
+    Raises:
+        UsageError: the cluster cannot be reached, or a node has other versions.
+    """
+    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    if ray.is_initialized():  # the caller's own session, in a test or a notebook
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with _loopback() if address is None else contextlib.nullcontext():
+        try:
+            if address is None:
+                ray.init("local", **common, include_dashboard=False, _node_ip_address="127.0.0.1")
+            else:
+                _join(address, common)
+            check_nodes()
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray's processes listen on loopback alone: on Linux, Ray replaces 127.0.0.1 by the machine's address."""
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, setting = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = setting
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _join(address: str, common: Mapping[str, Any]) -> None:
+    try:
+        _knock(address)
+        ray.init(address=address, **common, runtime_env={"py_modules": [str(Path(__file__).parent.parent)]})
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"--address {address}: no Ray cluster can be joined there: {str(error).strip().splitlines()[0]} "
+            "Give `auto` on a node of the cluster, or HOST:PORT as `ray start` printed it, or leave --address out."
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError or ValueError when nothing listens there; Ray itself would try for ten minutes."""
+    host, colon, port = address.rpartition(":")
+    if address == "auto" or "://" in address:
+        return
+    if not colon:
+        raise ValueError("it is neither `auto` nor HOST:PORT.")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+        pass
+
+
+def check_nodes() -> None:
+    """Raise a UsageError that names every node whose versions differ from the driver's."""
+    here = driver_versions()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id():
+        return
+    remote: Any = ray.remote(num_cpus=0)(versions)
+    asked = {
+        node["NodeManagerAddress"] + " " + node["NodeID"][:6]: remote.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(NUMERIC_PACKAGES)
+        for node in nodes
+    }
+    answers = {name: _answer(reference) for name, reference in asked.items()}
+    problems = node_problems(here, answers)
+    if problems:
+        raise UsageError(*problems)
+
+
+def _answer(reference: Any) -> dict[str, str]:
+    """A node's versions, or nothing when it does not answer."""
+    try:
+        return ray.get(reference, timeout=120)
+    except RayError:
+        return {}
+
+
+def driver_versions() -> dict[str, str]:
+    """Return the driver's versions of everything that can change a number."""
+    return versions(NUMERIC_PACKAGES)
+
+
+def node_problems(here: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return one text per node whose versions differ from the driver's.
+
+    Args:
+        here: the driver's versions.
+        nodes: each node's versions by its name.
+    """
+    problems = []
+    for name, there in nodes.items():
+        if not there:
+            problems.append(f"Node {name} does not say its versions within two minutes. Remove it or mend it.")
+            continue
+        different = [
+            f"{package} {there.get(package)} (driver: {version})"
+            for package, version in here.items()
+            if there.get(package) != version
+        ]
+        if different:
+            problems.append(
+                f"Node {name} has other versions: {', '.join(different)}. Install the pinned versions there."
+            )
+    return problems
+
+
+def cluster_gpus() -> float:
+    """Return how many GPUs the Ray session has."""
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def check_resources(cpus: float, gpus: float) -> None:
+    """Raise a UsageError when no node could ever run a trial that asks for so much."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        largest = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
+        raise UsageError(
+            f"No machine has --cpus-per-trial {cpus:g} and --gpus-per-trial {gpus:g}: "
+            f"there are {largest}. Ask for less."
+        )

@@ -1,0 +1,72 @@
+"""The one trainable: a trial inside Ray Tune, and the notices that reach it there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray import tune
+
+from cass_tune.config import from_json
+from cass_tune.errors import Held, HoldLost, Interrupted
+from cass_tune.identity import Inputs
+from cass_tune.notices import on_signal
+from cass_tune.results import Results
+
+FAILED, LEFT, RETRIED = "failed", "left", "retried"
+"""``phase`` of the row that a trial reports before it raises: it failed for good; it left because it was asked to or
+because another process computes it; its error allows another attempt. A trial that dies reports none."""
+
+
+class _Signals:
+    """Handles SIGTERM in the process's main thread, where Ray Tune calls `setup`; the trial runs in another."""
+
+    def setup(self, config: Mapping[str, Any]) -> None:
+        signal.signal(signal.SIGTERM, on_signal)
+        super().setup(config)  # type: ignore[misc]
+
+
+def drained() -> str | None:
+    """Return why to stop when Ray drains this node (a spot instance that is about to be taken away), or None."""
+    from ray._private.state import state  # no public call tells a Tune trial (Ray 2.60)
+
+    nodes = state.get_draining_nodes()
+    return "Ray drains this node" if ray.get_runtime_context().get_node_id() in nodes else None
+
+
+def trainable(config: Mapping[str, Any]) -> None:
+    """Run one trial inside Ray Tune and report one row per epoch (`cass_tune.training.rows`, NaN until known).
+
+    Works in any ``tune.Tuner``: a trial that is finished in the results root reports its stored rows, one that was
+    interrupted goes on from its last checkpoint, so ``FailureConfig(max_failures=...)`` costs no work.
+
+    Args:
+        config: ``run``: ``{"trial": ..., "inputs": ...}`` with the trial as `to_json` gives it and,
+            optionally, the inputs that the driver saw; ``results``: the results root; ``options``:
+            fields of `cass_tune.trial.RunOptions`, optional.
+    """
+    if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
+    from cass_tune.training.rows import epoch_row, for_ray
+    from cass_tune.trial import RunOptions, is_final, run_trial
+
+    run = config["run"]
+    trial = from_json(json.dumps(run["trial"]))
+    inputs = Inputs(**run["inputs"]) if run.get("inputs") else None
+    options = RunOptions(**config.get("options", {}))
+    try:
+        for row in run_trial(trial, Results(config["results"]), options, inputs, sources=[drained]):
+            tune.report(for_ray(row))
+    except (Held, HoldLost, Interrupted):
+        tune.report(for_ray(epoch_row(phase=LEFT)))
+        raise
+    except Exception as error:
+        tune.report(for_ray(epoch_row(phase=FAILED if is_final(error) else RETRIED)))
+        raise
+
+
+trainable.__mixins__ = (_Signals,)

@@ -1,0 +1,219 @@
+"""Running trials by Ray Tune: what is handed to it, what is made of its events, and how it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+from ray.tune import Callback, ResultGrid
+from ray.tune.experiment import Trial
+
+from cass_tune.config import to_json
+from cass_tune.errors import Terminated
+from cass_tune.notices import Stop, stopped_by_signals
+from cass_tune.plan import Wanted
+from cass_tune.results import Results
+from cass_tune.runner.retries import Retries
+from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
+from cass_tune.runner.trainable import trainable
+from cass_tune.storage import AnyPath, write_text
+
+if TYPE_CHECKING:
+    from cass_tune.events import TrialEvents
+    from cass_tune.trial import RunOptions
+
+STOP_S = 25.0
+"""How long running trials have to save their state when the study is stopped."""
+
+
+def run_trials(
+    wanted: Sequence[Wanted],
+    results: Results,
+    options: RunOptions,
+    *,
+    study: str,
+    resources: Mapping[str, float],
+    events: TrialEvents,
+    stop: Stop,
+) -> ResultGrid:
+    """Run trials by Ray Tune within a session.
+
+    A trial that fails leaves the others running; its error is in its folder (`TrialFolder.failure`). One whose process
+    or machine is lost goes on elsewhere.
+
+    Args:
+        wanted: trials to run, in order.
+        results: root of all records; every node must see it.
+        options: how a trial runs; `stop_file` is set here.
+        study: names the folder of Ray's own records.
+        resources: ``cpu`` and ``gpu`` of one trial.
+        events: told about every start, row and end.
+        stop: a request to stop the study.
+
+    Returns:
+        Ray's own record of the run.
+
+    Raises:
+        Terminated: SIGTERM came; the trials have saved their state.
+        KeyboardInterrupt: SIGINT came twice.
+    """
+    runs = [{"trial": to_json(w.trial), "inputs": asdict(w.inputs) if w.inputs else None} for w in wanted]
+    trials = _Trials({_key(run): w for run, w in zip(runs, wanted, strict=True)})
+    stop_file = results.stop_file(study, options.run)
+    chosen = {**asdict(options), "stop_file": str(stop_file)}
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, dict(resources)),
+        param_space={"run": tune.grid_search(runs), "results": str(results.root), "options": chosen},
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: str(trials[trial].digest)[:12],
+            scheduler=StudyScheduler(_Readiness(trials, results), _Room(resources), lambda: stop.reason is not None),
+        ),
+        run_config=tune.RunConfig(
+            name=options.run,
+            storage_path=str(results.ray(study)),
+            verbose=0,
+            callbacks=[_Watcher(trials, events, Retries(results, options.max_failures), stop, stop_file)],
+            failure_config=tune.FailureConfig(max_failures=-1),
+        ),
+    )
+    with stopped_by_signals(stop) as came:
+        grid = tuner.fit()
+    if signal.SIGTERM in came:
+        raise Terminated
+    return grid
+
+
+def _key(run: Mapping[str, Any]) -> str:
+    return json.dumps(run, sort_keys=True)
+
+
+class _Trials:
+    """What is wanted of each of Ray's trials.
+
+    Args:
+        wanted: by the JSON of the trial's configuration.
+    """
+
+    def __init__(self, wanted: Mapping[str, Wanted]) -> None:
+        self._wanted = wanted
+        self._found: dict[str, Wanted] = {}
+
+    def __getitem__(self, trial: Trial) -> Wanted:
+        if trial.trial_id not in self._found:
+            self._found[trial.trial_id] = self._wanted[_key(trial.config["run"])]
+        return self._found[trial.trial_id]
+
+
+class _Readiness:
+    """Whether a trial can start: nobody else computes it, and nobody computes the pretraining that it would take."""
+
+    def __init__(self, trials: _Trials, results: Results) -> None:
+        self._trials = trials
+        self._results = results
+        self._stored: set[tuple[str, int]] = set()
+
+    def __call__(self, trial: Trial, live: list[Trial]) -> bool:
+        wanted = self._trials[trial]
+        folder = self._results.trial(str(wanted.digest))
+        if wanted.pretraining and not self._is_stored(*wanted.pretraining):
+            computed_here = any(self._computes(self._trials[other], wanted.stage) for other in live)
+            if computed_here or self._results.stage(str(wanted.stage)).is_held():
+                return folder.result() is not None
+        return not folder.is_held() or folder.result() is not None
+
+    def _computes(self, other: Wanted, stage: str | None) -> bool:
+        return other.stage == stage and other.pretraining is not None and not self._is_stored(*other.pretraining)
+
+    def _is_stored(self, stage: str, epochs: int) -> bool:
+        if (stage, epochs) not in self._stored and self._results.stage(stage).has_end(epochs):
+            self._stored.add((stage, epochs))
+        return (stage, epochs) in self._stored
+
+
+class _Room:
+    """How many trials can run at once on the nodes that there are, and one more that waits for the next free place."""
+
+    def __init__(self, resources: Mapping[str, float]) -> None:
+        self._needs = {name.upper(): amount for name, amount in resources.items() if amount}
+        self._asked = 0.0
+        self._room = 1
+
+    def __call__(self) -> int:
+        if time.monotonic() - self._asked >= ASK_EVERY_S:
+            self._asked = time.monotonic()
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            places = (min(int(node.get(name, 0) / need) for name, need in self._needs.items()) for node in nodes)
+            self._room = 1 + sum(places)
+        return self._room
+
+
+class _Watcher(Callback):
+    """Tells the events, decides about failures, and stops Ray Tune when the study is to be stopped."""
+
+    def __init__(self, trials: _Trials, events: TrialEvents, retries: Retries, stop: Stop, stop_file: AnyPath) -> None:
+        self._trials = trials
+        self._events = events
+        self._retries = retries
+        self._stop = stop
+        self._stop_file = stop_file
+        self._deadline: float | None = None
+        self._looked = 0.0
+
+    def __reduce__(self) -> Any:  # Ray pickles the Tuner with its callbacks; nobody of ours ever restores it
+        return Callback, ()
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._events.started(str(self._trials[trial].digest))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if "phase" in result:
+            self._retries.reported(trial, self._trials[trial], result["phase"])
+            self._events.row(str(self._trials[trial].digest), result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._events.ended(str(self._trials[trial].digest))
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        wanted = self._trials[trial]
+        why = self._retries.recovered(trial, wanted)
+        self._events.left(str(wanted.digest), why)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        wanted = self._trials[trial]
+        digest = str(wanted.digest)
+        text = str(trial.get_error() or "the trial's process ended without a message").strip()
+        self._retries.gave_up(wanted, text.splitlines()[-1])
+        self._events.failed(digest)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._look_for_progress(trials)
+        if self._stop.reason is None:
+            return
+        if self._deadline is None:
+            self._deadline = time.monotonic() + STOP_S
+            self._events.stopping(self._stop.reason)
+            with contextlib.suppress(OSError):  # trials then lose what they did since their last checkpoint
+                write_text(self._stop_file, self._stop.reason)
+        running = any(trial.status == Trial.RUNNING for trial in trials)
+        if not running or time.monotonic() > self._deadline:
+            self._deadline = float("inf")
+            os.kill(os.getpid(), signal.SIGUSR1)  # Ray Tune's own way to end in good order
+
+    def _look_for_progress(self, trials: list[Trial]) -> None:
+        if time.monotonic() - self._looked < ASK_EVERY_S:
+            return
+        self._looked = time.monotonic()
+        for trial in trials:
+            if trial.status == Trial.RUNNING and self._retries.is_on_last_chance(self._trials[trial]):
+                self._retries.look_for_progress(trial, self._trials[trial])

@@ -1,0 +1,119 @@
+"""A trial that was interrupted between any two steps ends with the numbers of an undisturbed one, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from cass_tune.config import ARMS, Trial
+from cass_tune.data.phantom import phantom_listing
+from cass_tune.errors import Held, Interrupted
+from cass_tune.identity import stage_digest, trial_digest
+from cass_tune.leases import Lease
+from cass_tune.notices import Stop
+from cass_tune.results import Results, StageFolder, TrialFolder
+from cass_tune.trial import RunOptions, read_inputs, run_trial
+from tests import tiny
+
+TRIAL = tiny.trial({"data.pretrain_fraction": 0.3, "finetune.batch_size": 4})
+LISTING = phantom_listing()
+UNTIMED = {"seconds", "images_per_second", "peak_memory_gib", "reused"}
+
+
+class StopAfter(Stop):
+    """Asks to stop after so many looks at it, that is: between any two steps that a test chooses."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def reason(self) -> str | None:
+        self.looks -= 1
+        return "the test stops it" if self.looks < 0 else None
+
+
+def folders(root: Path, trial: Trial = TRIAL) -> tuple[TrialFolder, StageFolder]:
+    inputs = read_inputs(trial, LISTING)
+    results = Results(root)
+    return results.trial(trial_digest(trial, inputs)), results.stage(stage_digest(trial, inputs))
+
+
+def run(root: Path, options: RunOptions | None = None, stop: Stop | None = None, trial: Trial = TRIAL) -> list[Any]:
+    return list(run_trial(trial, Results(root), options or RunOptions(), stop=stop or Stop()))
+
+
+def numbers(root: Path, trial: Trial = TRIAL) -> dict[str, Any]:
+    """Return everything about a finished trial that must not depend on interruptions."""
+    folder, stage = folders(root, trial)
+    result = folder.result()
+    assert result is not None
+    rows = [*stage.end_record(trial.pretrain.epochs)["rows"], *folder.rows()]
+    files = [folder.path / f"{arm}.safetensors" for arm in ARMS] + [folder.predictions]
+    files += [stage.end(trial.pretrain.epochs) / f"{name}.safetensors" for name in (*ARMS, "state")]
+    return {
+        "arms": result["arms"],
+        "rows": [{key: value for key, value in row.items() if key not in UNTIMED} for row in rows],
+        "files": {f"{path.parent.name}/{path.name}": content(path) for path in files},
+    }
+
+
+def content(path: Path) -> str:
+    """Return a hash of what a file holds; safetensors orders its metadata by chance."""
+    if path.suffix != ".safetensors":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_file(path).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    root = tmp_path_factory.mktemp("undisturbed")
+    run(root)
+    return numbers(root)
+
+
+def interrupted_runs(root: Path, looks: int, **options: Any) -> int:
+    """Run the trial with a stop after so many looks, again and again until it is finished; return the interruptions."""
+    for count in range(200):
+        try:
+            run(root, RunOptions(**options), StopAfter(looks))
+        except Interrupted:
+            continue
+        return count
+    raise AssertionError("it never ends")
+
+
+@pytest.mark.parametrize("looks", [9, 14])
+def test_any_number_of_interruptions_changes_no_number(
+    tmp_path: Path, undisturbed: dict[str, Any], looks: int
+) -> None:
+    """In the middle of epochs of both phases, and of evaluations."""
+    assert interrupted_runs(tmp_path, looks) > 3
+    assert numbers(tmp_path) == undisturbed
+    folder, stage = folders(tmp_path)
+    assert not folder.checkpoints.exists()
+    assert not stage.checkpoints.exists()
+    resumed = [attempt["resumed"] for attempt in folder.attempts()]
+    assert {position["phase"] for position in resumed if position} == {"pretrain", "finetune_cnn", "finetune_vit"}
+    assert any(position["batch"] for position in resumed if position), "one was in the middle of an epoch"
+
+
+def test_rows_of_earlier_attempts_come_first_and_are_marked(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop=StopAfter(30))
+    rows = run(tmp_path)
+    expected = [(phase, epoch) for phase in ("pretrain", "finetune_cnn", "finetune_vit") for epoch in (1, 2)]
+    assert [(row["phase"], row["epoch"]) for row in rows] == expected
+    reused = [row["reused"] for row in rows]
+    assert reused == sorted(reused, reverse=True)
+    assert {True, False} == set(reused)
