@@ -2,41 +2,67 @@
 
 An object store is addressed as ``s3://bucket/prefix`` and reached through `pyarrow.fs`, which is imported when one is
 used. Endpoint, region and credentials come from the environment (``AWS_ENDPOINT_URL``, ``AWS_REGION``,
-``AWS_ACCESS_KEY_ID``, ...) or from where the AWS SDK finds them otherwise; they are kept nowhere.
+``AWS_ACCESS_KEY_ID``, ...) or from where else the AWS SDK finds credentials; they are kept nowhere.
 """
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import logging
 import os
+import re
 import shutil
+import tempfile
+import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias, TypeVar
+from urllib.parse import urlsplit
 
 from cass_tune.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
+    from pyarrow.fs import FileInfo, S3FileSystem
 
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 120.0
-"""How long an operation on an object store that fails for the moment is tried again."""
+"""How long an operation on an object store that is away is tried again."""
 OBJECT_INTERVAL_S = 10.0
-"""Least time between two writes of `Lines` to an object store."""
+"""Time between two writes of `Lines` to an object store."""
 
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 15.0
+_CONNECT_S, _ANSWER_S = 5.0, 30.0
+_CHUNK_BYTES = 16 * 2**20
+_ONE_PUT_BYTES = 5 * 2**20
+"""Larger files may be uploaded in several parts (pyarrow does from 10 MiB on)."""
+_TRANSIENT = re.compile(
+    r"AWS Error (NETWORK_CONNECTION|REQUEST_TIMEOUT|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE"
+    r"|NO_SUCH_UPLOAD)|HTTP status (5\d\d|408|429)"
+)
+_HOPELESS = re.compile(r"curlCode: (1|3|51|58|60|77),")
+"""Of the connection's errors those that waiting does not mend: malformed addresses, certificates."""
+_REFUSED = re.compile(
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_SIGNATURE|UNRECOGNIZED_CLIENT|ExpiredToken"
+    r"|InvalidToken|INVALID_CLIENT_TOKEN_ID|REQUEST_EXPIRED|MISSING_AUTHENTICATION_TOKEN|HTTP status 40[013]"
+)
+_outages: set[str] = set()
+"""The buckets that are away."""
+
 _Result = TypeVar("_Result")
 
 
 class StorageError(OSError):
-    """A place where records are kept that cannot be written or read: the place, the reason, what to do.
+    """Records that cannot be written or read: the place, the reason, what to do.
 
     Args:
         errno: the system's error number; None when an object store failed.
@@ -51,8 +77,8 @@ class StorageError(OSError):
 class ObjectPath:
     """An object or a folder of objects: the part of `pathlib.Path` that records need.
 
-    A folder is there exactly while something lies below it. Every method that asks the store raises a `StorageError`
-    when it does not answer for `PATIENCE_S`, refuses, or has no such bucket.
+    A folder is there when something lies below it; there is no need to make it. Everything that asks the store raises a
+    `StorageError` when it is away for `PATIENCE_S` or refuses.
 
     Args:
         parts: the bucket and the parts of the key.
@@ -61,7 +87,7 @@ class ObjectPath:
     parts: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"s3://{self._key}"
+        return f"s3://{self.key}"
 
     def __repr__(self) -> str:
         return f"ObjectPath({str(self)!r})"
@@ -70,7 +96,8 @@ class ObjectPath:
         return ObjectPath((*self.parts, *_split(below)))
 
     @property
-    def _key(self) -> str:
+    def key(self) -> str:
+        """The path as pyarrow wants it: ``bucket/prefix``."""
         return "/".join(self.parts)
 
     @property
@@ -79,7 +106,7 @@ class ObjectPath:
 
     @property
     def name(self) -> str:
-        """The last part; empty for the bucket itself, as for the root of a file system."""
+        """The last part; empty for a bucket, as for the root of a file system."""
         return self.parts[-1] if len(self.parts) > 1 else ""
 
     @property
@@ -92,7 +119,7 @@ class ObjectPath:
 
     @property
     def parent(self) -> ObjectPath:
-        return ObjectPath(self.parts[:-1] or self.parts) if len(self.parts) > 1 else self
+        return ObjectPath(self.parts[:-1] or self.parts)
 
     @property
     def parents(self) -> tuple[ObjectPath, ...]:
@@ -104,9 +131,122 @@ class ObjectPath:
     def absolute(self) -> ObjectPath:
         return self
 
+    def exists(self) -> bool:
+        return self._info().type.name != "NotFound"
+
+    def is_file(self) -> bool:
+        return self._info().type.name == "File"
+
+    def is_dir(self) -> bool:
+        return self._info().type.name == "Directory"
+
+    def iterdir(self) -> Iterator[ObjectPath]:
+        """Yield what lies directly in the folder.
+
+        Raises:
+            FileNotFoundError: there is no such folder.
+        """
+        return iter([_of(info) for info in self._listed()])
+
+    def glob(self, pattern: str) -> Iterator[ObjectPath]:
+        """Yield what lies below and matches: parts as `fnmatch` knows them, such as ``*/plans``; no ``**``."""
+        first, _, rest = pattern.partition("/")
+        if re.search(r"[*?[]", first):
+            listed = self._listed(missing_ok=True)
+            found = [_of(info) for info in listed if info.type.name == "Directory" or not rest]
+            below = [path for path in found if fnmatchcase(path.name, first)]
+        else:
+            below = [self / first] if rest or (self / first).exists() else []
+        for path in below:
+            yield from path.glob(rest) if rest else (path,)
+
+    def read_bytes(self) -> bytes:
+        """Return the content.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        return _ask(self, lambda store: _read(store, self.key))
+
+    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return the content as text, line ends as they are; errors as in `read_bytes`."""
+        return self.read_bytes().decode(encoding, errors)
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the object whole or not at all."""
+        _write(self, data)
+
+    def write_text(self, text: str, encoding: str = "utf-8") -> None:
+        """Write the object whole or not at all."""
+        _write(self, text.encode(encoding))
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete the object.
+
+        Raises:
+            FileNotFoundError: there is none, and ``missing_ok`` is false.
+        """
+        if not missing_ok and not self.is_file():
+            raise _missing(self)
+        with suppress(FileNotFoundError):
+            _ask(self, lambda store: store.delete_file(self.key))
+
+    def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        """Do nothing: a folder is there when something lies in it."""
+
+    def rename(self, target: ObjectPath) -> ObjectPath:
+        """Copy an object, or one by one all that lie in a folder, and delete them; return the target.
+
+        Raises:
+            FileNotFoundError: there is nothing to rename.
+        """
+        files = [self] if self.is_file() else [_of(i) for i in self._listed(recursive=True) if i.type.name == "File"]
+        for path in files:
+            key = f"{target.key}{path.key.removeprefix(self.key)}"
+            _ask(path, lambda store, source=path.key, key=key: store.copy_file(source, key))
+        remove(self)
+        return target
+
+    def _info(self) -> FileInfo:
+        return _ask(self, lambda store: store.get_file_info(self.key))
+
+    def _listed(self, *, recursive: bool = False, missing_ok: bool = False) -> list[FileInfo]:
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self.key, allow_not_found=missing_ok, recursive=recursive)
+        return _ask(self, lambda store: store.get_file_info(selector))
+
 
 AnyPath: TypeAlias = Path | ObjectPath
 """A place in a file system or in an object store."""
+
+
+def place(text: str | Path | ObjectPath) -> AnyPath:
+    """Return the place that a text names: ``s3://bucket/prefix``, or a local folder, made absolute.
+
+    Raises:
+        UsageError: another scheme, or no valid bucket.
+    """
+    if isinstance(text, ObjectPath):
+        return text
+    address = re.fullmatch(r"(\w[\w+.-]+):/+(.*)", str(text))  # a Path makes one slash of two
+    if address is None:
+        return Path(text).expanduser().absolute()
+    scheme, rest = address.groups()
+    if scheme != "s3":
+        raise UsageError(
+            f"Results are kept in a local folder or in an object store, but got an address that begins with {scheme}://. "
+            "Give a folder or s3://bucket/prefix; AWS_ENDPOINT_URL names a store other than Amazon's."
+        )
+    parts = tuple(_split(rest))
+    if not parts or not re.fullmatch(r"[\w.-]{3,63}", parts[0], re.ASCII) or ".." in parts or "?" in rest:
+        shown = re.sub(r"[^/]*@", "...@", rest.partition("?")[0])
+        raise UsageError(
+            f"An object store is given as s3://bucket/prefix, but got s3://{shown}. The bucket has 3 to 63 letters, "
+            "digits, '.', '-' or '_'; endpoint and credentials are given by the environment alone (AWS_ENDPOINT_URL, "
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)."
+        )
+    return ObjectPath(parts)
 
 
 def _split(text: str) -> list[str]:
@@ -137,26 +277,32 @@ def whole_file(path: AnyPath) -> Iterator[Path]:
         between_steps("opened", path)
         yield temporary
         between_steps("written", path)
-        _install(temporary, path)
+        if isinstance(path, Path):
+            _sync(temporary)
+        between_steps("synced", path)
+        if isinstance(path, Path):
+            temporary.replace(path)
+            _sync(path.parent)
+        else:
+            _upload(temporary, path)
         between_steps("renamed", path)
+
+
+def _temporary_name(name: str) -> str:
+    return f".{name}.{uuid.uuid4().hex[:8]}.tmp"
 
 
 @contextmanager
 def _temporary(path: AnyPath) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    """Give a path that does not exist: in the same folder, for objects in the system's temporary folder."""
+    folder = path.parent if isinstance(path, Path) else Path(tempfile.gettempdir())
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / _temporary_name(path.name)
     try:
         yield temporary
     finally:
         with suppress(OSError):
             temporary.unlink()
-
-
-def _install(temporary: Path, path: AnyPath) -> None:
-    _sync(temporary)
-    between_steps("synced", path)
-    temporary.replace(path)
-    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
@@ -170,9 +316,47 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Make it writable"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN), "Check that the disk works and is mounted"),
+}
+
+
 @contextmanager
 def _explained(path: AnyPath) -> Iterator[None]:
-    yield
+    """Turn an error of the local file system into a StorageError that says what to do."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        folder = path.parent if isinstance(path, Path) else Path(tempfile.gettempdir())
+        code = _system_error(error, folder)
+        if code not in _ADVICE:
+            raise
+        what = f"Cannot write {path}" if isinstance(path, Path) else f"Cannot keep {path} in {folder} for the transfer"
+        option = "--results DIR" if isinstance(path, Path) else "the environment variable TMPDIR"
+        advice = f"{_ADVICE[code]}, or name another folder with {option}."
+        raise StorageError(
+            code, f"{what}: {os.strerror(code)} ({_free_bytes(folder)} bytes free there). {advice}"
+        ) from error
+
+
+def _system_error(error: Exception, folder: Path) -> int | None:
+    """Return the number of a system error that concerns a folder; safetensors, written in Rust, has it in its text."""
+    if not isinstance(error, OSError):
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        return int(found[1]) if found else None
+    if error.filename is None:
+        return error.errno
+    where = Path(os.fsdecode(error.filename))
+    return error.errno if where in folder.parents or folder in (where, *where.parents) else None
+
+
+def _free_bytes(folder: Path) -> str:
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return f"{shutil.disk_usage(there).free:,}"
 
 
 def write_text(path: AnyPath, text: str) -> None:
@@ -191,7 +375,7 @@ def read_json(path: AnyPath) -> Any | None:
 
     Raises:
         UsageError: the file is not JSON.
-        StorageError: the object store does not answer.
+        StorageError: the object store is away or refuses.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -203,13 +387,20 @@ def read_json(path: AnyPath) -> Any | None:
 
 @contextmanager
 def local_copy(path: AnyPath) -> Iterator[Path]:
-    """Give a local path to read from: the path itself, or of an object a temporary copy.
+    """Give a local path to read from: the path itself, or a temporary copy of an object under the same name.
 
     Raises:
         FileNotFoundError: there is no such object; of a local path, only reading says so.
-        StorageError: the object store does not answer, or there is no room for the copy.
+        StorageError: the object store is away or refuses, or there is no room for the copy.
     """
-    yield path
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="cass_tune-", ignore_cleanup_errors=True) as folder:
+        copy = Path(folder) / path.name
+        with _explained(path):
+            _download(path, copy)
+        yield copy
 
 
 def size(path: AnyPath) -> int:
@@ -218,47 +409,299 @@ def size(path: AnyPath) -> int:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    return path.stat().st_size
+    if isinstance(path, Path):
+        return path.stat().st_size
+    found = path._info().size
+    if found is None:
+        raise _missing(path)
+    return found
 
 
 def remove(path: AnyPath) -> None:
     """Delete a file, or a folder with all that lies below; a missing one is fine."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def place(text: str | Path | ObjectPath) -> AnyPath:
-    """Return the place that a text names: ``s3://bucket/prefix``, or a local folder, made absolute.
-
-    Raises:
-        UsageError: another scheme, or no bucket.
-    """
-    if isinstance(text, ObjectPath):
-        return text
-    scheme, separator, rest = str(text).partition("://")
-    if isinstance(text, Path) or not separator:
-        return Path(text).expanduser().absolute()
-    return ObjectPath(tuple(_split(rest)))
+        if isinstance(path, ObjectPath):
+            is_folder = path.is_dir()
+            _ask(path, lambda store: store.delete_dir(path.key) if is_folder else store.delete_file(path.key))
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 class Lines:
-    """A text file that only grows, with one writer.
+    """A text file that only grows, with one writer; it is made by the first line.
+
+    Local lines are in the file at once. Those of an object are kept in memory and written by a thread, the whole object
+    every `OBJECT_INTERVAL_S`, so that ``append`` never waits; a write that fails is repeated by the next one.
 
     Args:
-        path: the file.
+        path: the file; what is in it already stays.
     """
 
     def __init__(self, path: AnyPath) -> None:
         self.path = path
+        self._file = _LocalLines(path) if isinstance(path, Path) else _ObjectLines(path)
+        self._is_closed = False
 
     def append(self, line: str) -> None:
-        """Append a line."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        """Append a line.
+
+        Raises:
+            StorageError: a local file cannot be written.
+            ValueError: it is closed.
+        """
+        if self._is_closed:
+            raise ValueError(f"{self.path} is closed")
+        self._file.append(f"{line}\n")
 
     def flush(self) -> None:
-        """Bring every line to the file."""
+        """Return when every line is in the file.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self._file.flush()
 
     def close(self) -> None:
-        """Bring every line to the file and end it."""
+        """Flush and end it; errors as in `flush`."""
+        self._is_closed = True
+        self._file.close()
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _LocalLines:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream: TextIO | None = None
+
+    def append(self, text: str) -> None:
+        with _explained(self._path):
+            if self._stream is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._stream = self._path.open("a", encoding="utf-8")
+            self._stream.write(text)
+            self._stream.flush()
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            with _explained(self._path):
+                self._stream.flush()
+
+    def close(self) -> None:
+        if self._stream is not None:
+            with _explained(self._path):
+                self._stream.close()
+
+
+class _ObjectLines:
+    def __init__(self, path: ObjectPath) -> None:
+        self._path = path
+        self._earlier: str | None = None
+        self._lines: list[str] = []
+        self._written = 0
+        self._is_failing = False
+        self._one_at_a_time = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def append(self, text: str) -> None:
+        self._lines.append(text)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_now_and_then, name=f"lines of {self._path}", daemon=True)
+            self._thread.start()
+
+    def flush(self) -> None:
+        self._write(PATIENCE_S)
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.flush()
+
+    def _write_now_and_then(self) -> None:
+        while not self._closing.wait(OBJECT_INTERVAL_S):
+            try:
+                self._write(patience_s=0)
+                self._is_failing = False
+            except OSError as error:
+                if not self._is_failing and self._path.bucket not in _outages:  # an outage has been logged already
+                    logger.warning("%s is not up to date, which is tried again: %s", self._path, error)
+                self._is_failing = True
+
+    def _write(self, patience_s: float) -> None:
+        with self._one_at_a_time:
+            count = len(self._lines)
+            if count == self._written:
+                return
+            if self._earlier is None:
+                self._earlier = self._read(patience_s)
+            _write(self._path, "".join([self._earlier, *self._lines[:count]]).encode(), patience_s)
+            self._written = count
+
+    def _read(self, patience_s: float) -> str:
+        try:
+            return _ask(self._path, lambda store: _read(store, self._path.key), patience_s).decode()
+        except FileNotFoundError:
+            return ""
+
+
+def _write(path: ObjectPath, data: bytes, patience_s: float | None = None) -> None:
+    with _explained(path), _temporary(path) as temporary:
+        temporary.write_bytes(data)
+        _upload(temporary, path, patience_s)
+
+
+def _upload(source: Path, path: ObjectPath, patience_s: float | None = None) -> None:
+    """Make an object of a local file; it appears when it is complete.
+
+    pyarrow completes an upload in parts even when a part has failed, and a truncated object appears. Files that may be
+    uploaded in parts therefore get a temporary name, and the store copies the complete ones to their own.
+    """
+    if source.stat().st_size <= _ONE_PUT_BYTES:
+        _ask(path, lambda store: _copy(source, path.key, to=store), patience_s)
+        return
+    temporary = path.with_name(_temporary_name(path.name))
+    try:
+        _ask(path, lambda store: _copy(source, temporary.key, to=store), patience_s)
+        _ask(path, lambda store: store.copy_file(temporary.key, path.key), patience_s)
+    finally:
+        with suppress(OSError):
+            _ask(temporary, lambda store: store.delete_file(temporary.key), patience_s=0)
+
+
+def _copy(source: Path, key: str, *, to: S3FileSystem) -> None:
+    # One call of pyarrow, which no exception of a signal's handler interrupts: an open stream that is left completes.
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    local = LocalFileSystem()
+    copy_files(str(source), key, source_filesystem=local, destination_filesystem=to, chunk_size=_CHUNK_BYTES)
+
+
+def _download(path: ObjectPath, target: Path) -> None:
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    local = LocalFileSystem()
+    options = {"destination_filesystem": local, "chunk_size": _CHUNK_BYTES}
+    _ask(path, lambda store: copy_files(path.key, str(target), source_filesystem=store, **options))
+
+
+def _read(store: S3FileSystem, key: str) -> bytes:
+    with store.open_input_stream(key, compression=None) as stream:
+        return stream.read()
+
+
+def _of(info: FileInfo) -> ObjectPath:
+    return ObjectPath(tuple(info.path.split("/")))
+
+
+def _missing(path: ObjectPath) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _ask(path: ObjectPath, operation: Callable[[S3FileSystem], _Result], patience_s: float | None = None) -> _Result:
+    """Return what an operation on an object store returns; while the store is away, try again.
+
+    Args:
+        path: what the operation is about.
+        operation: can be repeated.
+        patience_s: how long to try again; `PATIENCE_S` by default.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        StorageError: the store is away for too long, or refuses.
+    """
+    started, delay_s = time.monotonic(), _FIRST_DELAY_S
+    patience_s = PATIENCE_S if patience_s is None else patience_s
+    while True:
+        try:
+            result = operation(_connection(os.getpid(), path.bucket))
+        except FileNotFoundError:
+            raise _missing(path) from None
+        except OSError as error:
+            if error.errno is not None:  # of the local file system
+                raise
+            if not _is_transient(error):
+                raise StorageError(None, _refusal(path, error)) from error
+            _begin_outage(path, error, patience_s)
+            tried_s = time.monotonic() - started
+            if tried_s + delay_s > patience_s:
+                raise StorageError(None, _given_up(path, error, tried_s)) from error
+            time.sleep(delay_s)
+            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+        else:
+            _end_outage(path)
+            return result
+
+
+def _is_transient(error: OSError) -> bool:
+    return bool(_TRANSIENT.search(str(error))) and not _HOPELESS.search(str(error))
+
+
+def _begin_outage(path: ObjectPath, error: OSError, patience_s: float) -> None:
+    if path.bucket not in _outages:
+        _outages.add(path.bucket)
+        logger.warning("%s cannot be reached, which is tried again for %g s: %s", path, patience_s, _reason(error))
+
+
+def _end_outage(path: ObjectPath) -> None:
+    if path.bucket in _outages:
+        _outages.discard(path.bucket)
+        logger.info("s3://%s can be reached again", path.bucket)
+
+
+def _reason(error: OSError) -> str:
+    """Return what pyarrow says, without what it was doing and the number of the request."""
+    return re.sub(r"^.*?(?=AWS Error)| \(Request ID: .*?\)", "", str(error), flags=re.DOTALL).rstrip(". ")
+
+
+def _given_up(path: ObjectPath, error: OSError, tried_s: float) -> str:
+    return (
+        f"{path} cannot be reached, tried for {tried_s:.0f} s: {_reason(error)}. Check the network, and the endpoint in "
+        "AWS_ENDPOINT_URL if one is set; what is finished is kept, and the same command runs the rest."
+    )
+
+
+def _refusal(path: ObjectPath, error: OSError) -> str:
+    reason = _reason(error)
+    if "NO_SUCH_BUCKET" in reason or "RESOURCE_NOT_FOUND" in reason:
+        advice = f"There is no bucket {path.bucket!r}: make it, or name another one."
+    elif "HTTP status 301" in reason or "AuthorizationHeaderMalformed" in reason:
+        advice = "The bucket is in another region: name it in AWS_REGION."
+    elif _REFUSED.search(reason):
+        advice = (
+            "Check the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or a profile), and "
+            "that they allow to list the bucket and to read, write and delete its objects."
+        )
+    else:
+        advice = "Check the address, and the endpoint in AWS_ENDPOINT_URL if one is set."
+    return f"{path} cannot be used: {reason}. {advice}"
+
+
+@lru_cache(maxsize=None)
+def _connection(process: int, bucket: str) -> S3FileSystem:
+    """Return the file system of a bucket; every process has its own, because connections do not survive a fork."""
+    from pyarrow import fs
+
+    atexit.register(_connection.cache_clear)  # before pyarrow's own end, which waits for file systems in use
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    address = urlsplit(url if "//" in url or not url else f"https://{url}")
+    return fs.S3FileSystem(
+        endpoint_override=f"{address.netloc.rpartition('@')[2]}{address.path.rstrip('/')}" or None,
+        scheme=address.scheme or "https",
+        region=region or ("us-east-1" if url else fs.resolve_s3_region(bucket)),
+        connect_timeout=_CONNECT_S,
+        request_timeout=_ANSWER_S,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
+        allow_delayed_open=True,  # small objects are one request
+        background_writes=False,  # otherwise a large file is read faster than it is sent, into memory
+    )

@@ -288,7 +288,7 @@ def test_errors_survive_pickling(error: Held | HoldLost) -> None:
 def test_nothing_heavy_is_imported() -> None:
     script = "import sys, cass_tune.leases; print({'torch', 'ray', 'pandas', 'pyarrow'} & set(sys.modules))"
     with python(script) as process:
-        assert process.communicate()[0] == "set()\n"
+        assert process.communicate(timeout=60)[0] == "set()\n"
 
 
 def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path: Path) -> None:
@@ -606,7 +606,7 @@ def test_without_proc_a_machine_is_its_host_name(folder: Path, monkeypatch: pyte
 
 def test_a_forked_child_holds_nothing(folder: Path) -> None:
     with python(FORK, folder) as process:
-        child, parent = (json.loads(line) for line in process.communicate()[0].splitlines())
+        child, parent = (json.loads(line) for line in process.communicate(timeout=60)[0].splitlines())
     assert child == {"check": "HoldLost", "again": "Held", "own": "fine"}
     assert parent == {"parent": "parent"}
     assert list(folder.glob("*/holder.json")) == []

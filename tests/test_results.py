@@ -17,12 +17,9 @@ from cass_tune.results import (
     TrialFolder,
     find_study,
     new_attempt,
-    read_json,
     read_rows,
-    whole_file,
-    write_json,
-    write_text,
 )
+from cass_tune.storage import read_json, whole_file, write_json, write_text
 
 DIGEST = "0123456789ab" + "c" * 52
 COUSIN = "0123456789ab" + "d" * 52
@@ -176,33 +173,30 @@ def test_the_config_stays_as_first_written(trial: TrialFolder) -> None:
     assert read_json(trial.path / "config.json") == {"trial": {}, "digest": DIGEST}
 
 
-def test_of_two_pretrainings_the_first_complete_one_stays(results: Results) -> None:
+def test_an_end_counts_when_its_declaration_is_there(results: Results) -> None:
     stage = results.stage(DIGEST)
-    with stage.publish(3) as slow:
-        (slow / "cnn").write_text("slow")
-        with stage.publish(3) as fast:
-            (fast / "cnn").write_text("fast")
-            assert not stage.end(3).exists()
-        assert (stage.end(3) / "cnn").read_text() == "fast"
-    assert (stage.end(3) / "cnn").read_text() == "fast"
-    assert files(stage.path) == ["epoch-0003/cnn"]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, OSError, KeyboardInterrupt])
-def test_an_error_while_publishing_leaves_nothing(results: Results, error: type[BaseException]) -> None:
-    stage = results.stage(DIGEST)
-    with pytest.raises(error), stage.publish(3) as place:
-        (place / "cnn").write_text("half")
-        raise error
-    assert list(stage.path.iterdir()) == []
-
-
-def test_ends_of_several_epochs_stand_side_by_side(results: Results) -> None:
-    stage = results.stage(DIGEST)
+    assert stage.ends() == []
     for epoch in (100, 50):
-        with stage.publish(epoch) as place:
-            (place / "cnn").write_text(str(epoch))
-    assert files(stage.path) == ["epoch-0050/cnn", "epoch-0100/cnn"]
+        stage.end(epoch).mkdir(parents=True)
+        (stage.end(epoch) / "cnn").write_text(str(epoch))
+        assert not stage.has_end(epoch)
+        stage.write_end(epoch, {"rows": [epoch]})
+        assert stage.has_end(epoch)
+    (stage.path / "epoch-0200").mkdir()
+    assert stage.ends() == [50, 100]
+    assert stage.end_record(50) == {"rows": [50]}
+    stage.remove_end(100)
+    assert stage.ends() == [50] and files(stage.path) == ["epoch-0050/cnn", "epoch-0050/run.json"]
+
+
+def test_attempts_are_recorded(trial: TrialFolder) -> None:
+    trial.begin("a1", "run 1")
+    trial.resumed("a1", {"phase": "pretrain", "epoch": 3, "batch": 1})
+    trial.begin("a2", "run 1")
+    trial.ended("a2", "failed", type="RuntimeError")
+    died, failed = trial.attempts()
+    assert died["resumed"]["epoch"] == 3 and died["ended"] is None and died["run"] == "run 1"
+    assert failed["resumed"] is None and failed["ended"]["how"] == "failed" and failed["ended"]["type"] == "RuntimeError"
 
 
 @pytest.mark.parametrize("kind", ["trial", "stage"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,8 @@ from safetensors.torch import load_file
 
 from cass_tune.config import ARMS, Trial
 from cass_tune.data.phantom import phantom_listing
-from cass_tune.errors import Held, Interrupted
+from cass_tune.errors import Interrupted
 from cass_tune.identity import stage_digest, trial_digest
-from cass_tune.leases import Lease
 from cass_tune.notices import Stop
 from cass_tune.results import Results, StageFolder, TrialFolder
 from cass_tune.trial import RunOptions, read_inputs, run_trial

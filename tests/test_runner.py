@@ -20,7 +20,8 @@ import pytest
 from cass_tune.config import Data, Finetune, Pretrain, Trial, to_json
 from cass_tune.errors import UsageError
 from cass_tune.results import Results
-from cass_tune.runner import check_resources, cluster_gpus, node_problems, ray_session, trainable
+from cass_tune.runner import check_resources, cluster_gpus, ray_session, trainable
+from cass_tune.runner.session import node_problems
 from cass_tune.training.rows import COLUMNS
 from tests import small
 
