@@ -56,7 +56,9 @@ def _render(plans: list[Record], frame: pd.DataFrame, published: Mapping[str, ob
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def _write(study: StudyFolder, plans: list[Record], frame: pd.DataFrame, published: Mapping[str, object]) -> list[AnyPath]:
+def _write(
+    study: StudyFolder, plans: list[Record], frame: pd.DataFrame, published: Mapping[str, object]
+) -> list[AnyPath]:
     """Write every group's table as numbers (CSV) and as text (Markdown)."""
     axes = study_axes(plans)
     groups = split(frame, axes)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias, TypeVar
@@ -686,7 +686,7 @@ def _refusal(path: ObjectPath, error: OSError) -> str:
     return f"{path} cannot be used: {reason}. {advice}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def _connection(process: int, bucket: str) -> S3FileSystem:
     """Return the file system of a bucket; every process has its own, because connections do not survive a fork."""
     from pyarrow import fs

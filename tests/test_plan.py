@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cass_tune.config import Data, Finetune, Pretrain, Trial, control, get_field, with_field
+from cass_tune.config import Data, Pretrain, Trial, control, get_field, with_field
 from cass_tune.data.catalog import list_images
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, stage_digest, trial_digest
@@ -174,6 +174,7 @@ class TestToRun:
 
     def test_unknown_identities_are_not_run(self, results: Results) -> None:
         assert to_run(resolve([Trial()], {Trial(): None}), results, "all") == []
+
 
 def test_description_of_the_data() -> None:
     listing = list_images(Data())

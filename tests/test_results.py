@@ -196,7 +196,9 @@ def test_attempts_are_recorded(trial: TrialFolder) -> None:
     trial.ended("a2", "failed", type="RuntimeError")
     died, failed = trial.attempts()
     assert died["resumed"]["epoch"] == 3 and died["ended"] is None and died["run"] == "run 1"
-    assert failed["resumed"] is None and failed["ended"]["how"] == "failed" and failed["ended"]["type"] == "RuntimeError"
+    assert (
+        failed["resumed"] is None and failed["ended"]["how"] == "failed" and failed["ended"]["type"] == "RuntimeError"
+    )
 
 
 @pytest.mark.parametrize("kind", ["trial", "stage"])
