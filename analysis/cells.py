@@ -15,7 +15,7 @@ from analysis.results import column
 from analysis.statistics import Estimate, paired_difference, summarise
 
 _PARTS = ("mean", "low", "high", "n", "sd")
-STATES = ("failed", "missing", "collapsed")
+STATES = ("failed", "running", "missing", "collapsed")
 """What may have become of a trial that is not done, in the order in which it is told."""
 
 
@@ -63,6 +63,7 @@ def _cell_row(cell: pd.DataFrame, control: pd.DataFrame, keys: list[str], publis
         "done": len(where(cell, {"status": "done"})),
         **{state: len(where(cell, {"status": state})) for state in STATES},
         "outputs_collapsed": len(where(cell, {"collapsed": True})),
+        "crossed_devices": len(where(cell, {"crossed_devices": True})),
     }
 
 

@@ -116,7 +116,7 @@ def _row(row: Values, axes: list[str], is_narrow: bool, with_published: bool) ->
         return found.text(signed) + (f" n={found.n}" if found.n > 1 else "")
 
     times = [duration(row[f"{part}_seconds"]) for part in ("pretrain", "finetune")]
-    mark = "*" if row["outputs_collapsed"] else ""
+    mark = "*" * bool(row["outputs_collapsed"]) + "#" * bool(row["crossed_devices"])
     settings = [setting(column(axis), row[column(axis)]) for axis in axes]
     published = [] if row["published_value"] is None else [f"{row['published_value']:.4g}"]
     return [
@@ -135,7 +135,7 @@ def _row(row: Values, axes: list[str], is_narrow: bool, with_published: bool) ->
 
 
 def absent(row: Values) -> str:
-    """Return why a cell has no number: ``failed``, ``missing`` or ``collapsed``."""
+    """Return why a cell has no number: ``failed``, ``running``, ``missing`` or ``collapsed``."""
     return next(state for state in STATES if row[state])
 
 

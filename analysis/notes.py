@@ -102,21 +102,32 @@ def footnotes(table: pd.DataFrame, axes: list[str]) -> list[str]:
     lines = []
     if has_published(table):
         lines.append("publ.: published micro-F1 at 0.5 of a comparable setting (sources below).")
-    different = once(table, ["pretrain_method", *map(column, axes)])
-    rows = [row for row in records(different) if row["outputs_collapsed"]]
-    cells = [f"{row['outputs_collapsed']} of {row['done']} seeds at {cell_name(row, axes)}" for row in rows]
-    if cells:
-        lines.append(f"* The outputs of the pretraining collapsed in {'; '.join(cells)}.")
+    for sign, name, text in (
+        ("*", "outputs_collapsed", "The outputs of the pretraining collapsed in {}."),
+        ("#", "crossed_devices", "More than one kind of device computed {}: these numbers need not repeat."),
+    ):
+        cells = _cells_with(table, axes, name)
+        if cells:
+            lines.append(f"{sign} {text.format('; '.join(cells))}")
     return [wrap(line) for line in lines]
 
 
+def _cells_with(table: pd.DataFrame, axes: list[str], name: str) -> list[str]:
+    """Return each cell that has a count, for example ``2 of 3 seeds at batch_size=8``."""
+    rows = records(once(table, ["pretrain_method", *map(column, axes)]))
+    return [f"{row[name]} of {row['done']} seeds at {cell_name(row, axes)}" for row in rows if row[name]]
+
+
 def unfinished(frame: pd.DataFrame) -> list[str]:
-    """Return the trials that failed or collapsed, with error and log, and those that are missing."""
+    """Return the trials that failed or collapsed, with error and log, and those that are running or missing."""
     trials = once(frame, ["digest"])
     lines = []
     for state in ("failed", "collapsed"):
         rows = records(where(trials, {"status": state}))
         lines += [f"{state}: {row['name']}: {row['error']}\n  log: {row['log']}" for row in rows]
+    running = where(trials, {"status": "running"})["name"].tolist()
+    if running:
+        lines.append(wrap(f"running ({len(running)} of {len(trials)} trials): {listing(running)}"))
     missing = where(trials, {"status": "missing"})["name"].tolist()
     if missing:
         lines.append(wrap(f"missing ({len(missing)} of {len(trials)} trials; run the study again): {listing(missing)}"))

@@ -59,7 +59,7 @@ _KINDS: dict[str, type] = {
     **{f"images_{name}": int for name in _COUNTS},
     **dict.fromkeys(_PARTS.values(), int),
     **dict.fromkeys(("best_epoch", "parameters"), int),
-    "collapsed": bool,
+    **dict.fromkeys(("collapsed", "crossed_devices"), bool),
     **dict.fromkeys(("devices", "weights", "starting_cnn", "starting_vit"), str),
     **dict.fromkeys(("fingerprint", "recipe", "error", "log"), str),
     **dict.fromkeys(("results_version", "plan", "order"), int),
@@ -168,6 +168,7 @@ def _became(folder: TrialFolder) -> Record:
     if result is not None:
         row |= {f"images_{name}": result["images"].get(name) for name in _COUNTS}
         row |= {"collapsed": result["collapsed"], "devices": "; ".join(result["devices"])}
+        row["crossed_devices"] = len(result["devices"]) > 1
     elif failure is not None:
         row["error"] = _last_line(failure)
     return row

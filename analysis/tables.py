@@ -66,7 +66,7 @@ def _write(
     for index, (group, name) in enumerate(zip(groups, file_names(plans[-1], groups, "f1"), strict=True)):
         table = f1_table(group.frame, axes, select(published))
         head = [*heading(plans[-1], frame, axes), *group_heading(groups, index)]
-        notes = [note.replace("*", "\\*") for note in footnotes(table, axes)]
+        notes = [note.replace("*", "\\*").replace("#", "\\#") for note in footnotes(table, axes)]
         body = markdown(text_rows(table, axes, is_narrow=False))
         written += [study.tables / f"{name}.csv", study.tables / f"{name}.md"]
         with whole_file(written[-2]) as temporary:

@@ -1,8 +1,8 @@
 """Checkpoints of a part in progress: written whole or not at all, checksummed, the newest two kept.
 
-    checkpoints/000007.safetensors   tensors
-    checkpoints/000007.json          everything else, the tensors' SHA-256 and a checksum of its own; written last, so a
-                                     checkpoint is there exactly when this file is
+    checkpoints/000007-1f08c3.safetensors   tensors
+    checkpoints/000007-1f08c3.json          everything else, the tensors' SHA-256 and a checksum of its own; written
+                                            last, so a checkpoint is there exactly when this file is
 
 Training waits for the copy of its state; the file is written by a thread meanwhile.
 """
@@ -13,12 +13,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from cass_tune.storage import AnyPath, StorageError, local_copy, remove, whole_file, write_json
 from cass_tune.training.state import State
@@ -53,18 +56,25 @@ class Checkpoints:
 
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
+        self._others: set[str] = set()
+        self._damaged: set[str] = set()
 
     def names(self) -> list[str]:
         """Return the names of the complete checkpoints, oldest first."""
-        return [name for name in self._all_names() if (self.folder / f"{name}.json").exists()]
+        return [name for name, endings in sorted(self._files().items()) if ".json" in endings]
 
-    def _all_names(self) -> list[str]:
-        if not self.folder.is_dir():
-            return []
-        return sorted({path.name[:6] for path in self.folder.iterdir() if path.name[:6].isdigit()})
+    def _files(self) -> dict[str, set[str]]:
+        """Return the endings of the files that there are, by name."""
+        found: dict[str, set[str]] = {}
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.name[:6].isdigit():
+                found.setdefault(path.stem, set()).add(path.suffix)
+        return found
 
     def write(self, state: State, check: Callable[[], None] = lambda: None) -> str:
-        """Write a checkpoint, then delete all but the newest two; return its name.
+        """Write a checkpoint, then delete all but the newest two that are whole; return its name.
+
+        Those that `newest` found to be of no use here are another run's: they stay.
 
         Args:
             state: on the CPU; its values must be plain JSON.
@@ -73,58 +83,88 @@ class Checkpoints:
         Raises:
             StorageError: it could not be written; the earlier ones are untouched.
         """
-        names = self._all_names()
-        name = f"{int(names[-1]) + 1 if names else 1:06d}"
+        number = max((int(name[:6]) for name in self._files()), default=0) + 1
+        name = f"{number:06d}-{uuid.uuid4().hex[:6]}"  # a holder that was taken over may be writing this number, too
         try:
-            with whole_file(self.folder / f"{name}.safetensors") as temporary:
+            self._write(name, state, check)
+        except StorageError as error:
+            size = sum(tensor.nbytes for tensor in state.tensors.values())
+            raise StorageError(error.errno, f"{error.strerror} A checkpoint takes {size:,} bytes.") from error
+        newest = [old for old in self.names() if old not in self._others | self._damaged][-KEPT:]
+        for old in self._files():
+            if old < name[:6] and old not in (*newest, *self._others):
+                self._remove(old)
+        return name
+
+    def _write(self, name: str, state: State, check: Callable[[], None]) -> None:
+        path = self.folder / f"{name}.safetensors"
+        try:
+            with whole_file(path) as temporary:
                 save_file({key: tensor.contiguous() for key, tensor in state.tensors.items()}, temporary)
                 digest = sha256(temporary)
             check()
             record = {"values": dict(state.values), "sha256": digest}
             write_json(self.folder / f"{name}.json", {**record, "checksum": _checksum(record)})
         except BaseException:
-            remove(self.folder / f"{name}.safetensors")
+            with suppress(OSError):
+                remove(path)
             raise
-        complete = self.names()
-        for old in self._all_names():
-            if old not in complete[-KEPT:]:
-                self._remove(old)
-        return name
 
     def _remove(self, name: str) -> None:
         remove(self.folder / f"{name}.json")
         remove(self.folder / f"{name}.safetensors")
 
-    def newest(self, fits: Callable[[Mapping[str, Any]], bool] = lambda values: True) -> State | None:
-        """Return the newest checkpoint that is whole, or None; of damaged ones it warns.
+    def newest(
+        self,
+        fits: Callable[[Mapping[str, Any]], bool] = lambda values: True,
+        progress: Callable[[Mapping[str, Any]], Any] = lambda values: 0,
+    ) -> State | None:
+        """Return the checkpoint that is furthest, of equal ones the newest, or None; of damaged ones it warns.
 
         Args:
-            fits: whether the values are of use; others are left out.
+            fits: whether the values are of use here; others are left out.
+            progress: of the values, how far a checkpoint is.
         """
-        return next(self._whole(fits), None)
+        found = [(name, record) for name in self.names() if (record := self._record(name))]
+        fitting = [(name, record) for name, record in found if fits(record["values"])]
+        self._others = {name for name, _ in found} - {name for name, _ in fitting}
+        for name, record in sorted(fitting, key=lambda item: (progress(item[1]["values"]), item[0]), reverse=True):
+            tensors = self._tensors(name, record)
+            if tensors is not None:
+                return State(tensors=tensors, values=record["values"])
+        return None
 
-    def _whole(self, fits: Callable[[Mapping[str, Any]], bool]) -> Iterator[State]:
-        for name in reversed(self.names()):
-            path = self.folder / f"{name}.safetensors"
-            try:
-                record = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-                checksum = record.pop("checksum")
-                if checksum != _checksum(record):
-                    raise ValueError("its description was changed")
-                if not fits(record["values"]):
-                    continue
-                with local_copy(path) as local:
-                    if sha256(local) != record["sha256"]:
-                        raise ValueError("its content was changed")
-                    state = State(tensors=load_file(local), values=record["values"])
-            except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
-                logger.warning("checkpoint %s is damaged (%s); the one before is used", path, error)
-                continue
-            yield state
+    def _record(self, name: str) -> dict[str, Any] | None:
+        try:
+            record = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            if record.pop("checksum") != _checksum(record):
+                raise ValueError("its description was changed")
+        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
+            self._warn(name, error)
+            return None
+        return record
+
+    def _tensors(self, name: str, record: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        try:
+            with local_copy(self.folder / f"{name}.safetensors") as path:
+                if sha256(path) != record["sha256"]:
+                    raise ValueError("its content was changed")
+                return load_file(path)
+        except (ValueError, FileNotFoundError) as error:
+            self._warn(name, error)
+            return None
+
+    def _warn(self, name: str, error: Exception) -> None:
+        self._damaged.add(name)
+        logger.warning("checkpoint %s is damaged (%s); the one before is used", self.folder / name, error)
 
     def clear(self) -> None:
-        """Delete all checkpoints."""
-        remove(self.folder)
+        """Delete all checkpoints but those that are another run's."""
+        if not self._others:
+            remove(self.folder)
+        for name in self._files():
+            if name not in self._others:
+                self._remove(name)
 
 
 class Checkpointer:

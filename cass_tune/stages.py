@@ -53,9 +53,9 @@ def stored_rows(stage: StageFolder, epochs: int) -> list[Record]:
     return [{**row, "epochs": epochs, "reused": True} for row in stage.end_record(epochs).get("rows", [])]
 
 
-def furthest(stage: StageFolder, epochs: int) -> State | None:
+def furthest(stage: StageFolder, checkpoints: Checkpoints, epochs: int) -> State | None:
     """Return the latest state from which a pretraining of so many epochs can go on, or None: it starts anew."""
-    checkpoint = Checkpoints(stage.checkpoints).newest(lambda values: _progress(values) <= (epochs, 0))
+    checkpoint = checkpoints.newest(lambda values: _progress(values) <= (epochs, 0), _progress)
     reached = _progress(checkpoint.values) if checkpoint else (0, 0)
     for epoch in reversed(stage.ends()):
         if reached < (epoch, 0) <= (epochs, 0) and is_whole(stage, epoch):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from cass_tune.attempt import Attempt, RunOptions
 from cass_tune.config import Trial, to_json
 from cass_tune.data.catalog import list_images
 from cass_tune.data.listing import Listing
@@ -19,45 +19,12 @@ from cass_tune.notices import PROCESS, Source, Stop, command_source, watched
 from cass_tune.results import Results, TrialFolder, new_attempt
 from cass_tune.stages import stored_rows
 from cass_tune.storage import AnyPath, Lines, place
-from cass_tune.trial_steps import TrialSteps
+from cass_tune.training.determinism import Alerts
+from cass_tune.trial_steps import trial_steps
 from cass_tune.weights import weights_identity
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a trial runs, as opposed to what it is: none of it changes what the trial means.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads of one operation; recorded, because it changes last digits. A trial that goes on from a
-            checkpoint keeps the number that it had.
-        workers: loader processes; 0 loads in the trial's own process.
-        on_collapse: warn, or stop the trial, when the pretraining's outputs become constant.
-        keep_weights: whether the finetuned arms are kept.
-        redo: run a finished trial again and keep its earlier result beside the new one.
-        commit: of the code, as the driver knows it; recorded.
-        run: name of the command's run; failures are counted, and redone trials told apart, within one.
-        checkpoint_every_minutes: longest time between two checkpoints.
-        max_failures: how often an exception of the trial's own code may be followed by another attempt.
-        preemption_command: shell command whose exit status 0 means that this machine will be taken away.
-        stop_file: the trial saves its state and leaves when there is such a file.
-    """
-
-    device: str = "cpu"
-    threads: int = 1
-    workers: int = 0
-    on_collapse: Literal["warn", "stop"] = "warn"
-    keep_weights: Literal["all", "none"] = "all"
-    redo: bool = False
-    commit: str | None = None
-    run: str = ""
-    checkpoint_every_minutes: float = 5.0
-    max_failures: int = 2
-    preemption_command: str | None = None
-    stop_file: str | None = None
 
 
 def read_inputs(trial: Trial, listing: Listing) -> Inputs:
@@ -94,28 +61,51 @@ def run_trial(
         HoldLost: another process has taken the trial over.
         Exception: any other, of the trial's own code; `is_final` tells whether the trial is to be run again.
     """
-    inputs = expected or read_inputs(trial, list_images(trial.data))
+    check = _leaving_when_asked(stop)
+    inputs = expected or read_inputs(trial, list_images(trial.data, check))
     folder = results.trial(trial_digest(trial, inputs))
     if _is_finished(folder, options):
         yield from _stored_rows(trial, inputs, results, folder)
         return
-    attempt, stop = new_attempt(), Stop(parent=stop)
-    with Lease.acquire(folder.path, attempt, on_lost=lambda: stop.request("the trial was taken over")) as lease:
+    name, stop = new_attempt(), Stop(parent=stop)
+    with Lease.acquire(folder.path, name, on_lost=lambda: stop.request("the trial was taken over")) as lease:
         if _is_finished(folder, options):  # by the process that held it until now
             yield from _stored_rows(trial, inputs, results, folder)
             return
         if options.redo and not _of_run(folder, options.run):
             folder.set_aside()
         folder.write_config({"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION})
-        with _attempt(folder, attempt, options), watched(stop, [*_sources(options), *sources]):
-            listing = list_images(trial.data)
+        alerts = Alerts()
+        with _recorded(folder, name, options), alerts.listening(), watched(stop, [*_sources(options), *sources]):
+            listing = list_images(trial.data, _leaving_when_asked(stop))
             _check_inputs(read_inputs(trial, listing), inputs)
-            steps = TrialSteps(trial, inputs, listing, results, folder, options, attempt, lease, stop)
+            attempt = Attempt(
+                name=name,
+                trial=trial,
+                inputs=inputs,
+                listing=listing,
+                results=results,
+                folder=folder,
+                options=options,
+                lease=lease,
+                stop=stop,
+                alerts=alerts,
+            )
             try:
-                yield from steps.run()
+                yield from trial_steps(attempt)
             except Exception as error:
-                error.position = steps.position  # type: ignore[attr-defined]
+                error.position = attempt.position  # type: ignore[attr-defined]
                 raise
+
+
+def _leaving_when_asked(stop: Stop) -> Callable[[int, int], None]:
+    """Return a progress callback that raises Interrupted when the stop is requested."""
+
+    def check(done: int, total: int) -> None:
+        if stop.reason:
+            raise Interrupted(stop.reason)
+
+    return check
 
 
 def _is_finished(folder: TrialFolder, options: RunOptions) -> bool:
@@ -138,7 +128,7 @@ def _sources(options: RunOptions) -> list[Source]:
 
 
 @contextmanager
-def _attempt(folder: TrialFolder, attempt: str, options: RunOptions) -> Iterator[None]:
+def _recorded(folder: TrialFolder, attempt: str, options: RunOptions) -> Iterator[None]:
     """Record an attempt's beginning and end, and an error that is final."""
     folder.begin(attempt, options.run)
     with _logging_to(folder.log):

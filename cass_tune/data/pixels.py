@@ -93,10 +93,14 @@ def _write(path: Path, listing: Listing, size_px: int, progress: Callable[[int, 
             shape = (count, size_px, size_px, 3)
             np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
             images: Iterable[np.ndarray] = pool.map(lambda item: decode(listing, item, size_px), listing.items)
-            for number, image in enumerate(images):
-                stream.write(image.tobytes())
-                if progress:
-                    progress(number + 1, count)
+            try:
+                for number, image in enumerate(images):
+                    stream.write(image.tobytes())
+                    if progress:
+                        progress(number + 1, count)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # the callback may raise, to end a trial
+                raise
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -10,7 +15,7 @@ import torch
 def prepare_torch(device: torch.device, threads: int) -> None:
     """Choose deterministic kernels, plain float32 and a fixed number of threads for this process.
 
-    A kernel without a deterministic form is used all the same, with torch's warning in the trial's log.
+    A kernel without a deterministic form is used all the same: torch warns of it, and `Alerts` collects it.
 
     Args:
         device: of the trial.
@@ -27,3 +32,31 @@ def prepare_torch(device: torch.device, threads: int) -> None:
         torch.cuda.init()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+
+
+class Alerts(logging.Handler):
+    """Collects the kernels that have no deterministic form, from torch's warnings.
+
+    While the block runs, it listens to Python's warnings, which `logging.captureWarnings` must be sending to the log.
+    Each kernel is heard once per block, also in a process in which it was warned of before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = re.search(r"(\S+) does not have a deterministic implementation", record.getMessage())
+        if found:
+            self.kernels.add(found[1])
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Collect until the block ends."""
+        source = logging.getLogger("py.warnings")
+        source.addHandler(self)
+        try:
+            with warnings.catch_warnings():  # forgets which warnings were shown before
+                yield
+        finally:
+            source.removeHandler(self)

@@ -1,0 +1,225 @@
+"""One attempt at a trial: what it works on, what it runs on, when its state is saved, and when it must leave."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from cass_tune.checkpoints import Checkpointer, Checkpoints
+from cass_tune.config import Trial, to_json, with_field
+from cass_tune.data.listing import Listing
+from cass_tune.data.loader import Batches
+from cass_tune.data.pixels import Pixels
+from cass_tune.environment import commit, describe
+from cass_tune.errors import Interrupted
+from cass_tune.identity import RESULTS_VERSION, Inputs
+from cass_tune.leases import Lease
+from cass_tune.notices import Stop
+from cass_tune.results import Record, Results, TrialFolder
+from cass_tune.storage import StorageError
+from cass_tune.training.determinism import Alerts, prepare_torch
+from cass_tune.training.models import build_arm
+from cass_tune.training.state import State
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a trial runs, as opposed to what it is: none of it changes what the trial means.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads of one operation; recorded, because it changes last digits. A trial that goes on from a
+            checkpoint keeps the number that it had.
+        workers: loader processes; 0 loads in the trial's own process.
+        on_collapse: warn, or stop the trial, when the pretraining's outputs become constant.
+        keep_weights: whether the finetuned arms are kept.
+        redo: run a finished trial again and keep its earlier result beside the new one.
+        commit: of the code, as the driver knows it; recorded.
+        run: name of the command's run; failures are counted, and redone trials told apart, within one.
+        checkpoint_every_minutes: longest time between two checkpoints.
+        max_failures: how often an exception of the trial's own code may be followed by another attempt.
+        preemption_command: shell command whose exit status 0 means that this machine will be taken away.
+        stop_file: the trial saves its state and leaves when there is such a file.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    workers: int = 0
+    on_collapse: Literal["warn", "stop"] = "warn"
+    keep_weights: Literal["all", "none"] = "all"
+    redo: bool = False
+    commit: str | None = None
+    run: str = ""
+    checkpoint_every_minutes: float = 5.0
+    max_failures: int = 2
+    preemption_command: str | None = None
+    stop_file: str | None = None
+
+
+class Training(Protocol):
+    """A pretraining or finetuning in progress."""
+
+    @property
+    def position(self) -> Record:
+        """Phase, finished epochs, and finished batches of the next one."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Attempt:
+    """What every step of one attempt needs.
+
+    Args:
+        name: of the attempt.
+        trial: what to run.
+        inputs: what it reads.
+        listing: the data.
+        results: root of all records.
+        folder: of the trial.
+        options: how to run it.
+        lease: of the trial's folder.
+        stop: looked at between two steps.
+        alerts: kernels that torch said are not deterministic.
+    """
+
+    name: str
+    trial: Trial
+    inputs: Inputs
+    listing: Listing
+    results: Results
+    folder: TrialFolder
+    options: RunOptions
+    lease: Lease
+    stop: Stop
+    alerts: Alerts
+    threads: int = 1
+    """CPU threads of one operation: those asked for, or those of the checkpoint that it goes on from."""
+    devices: list[str] = field(default_factory=list)
+    """Every kind of device that has worked on what is in the trial's folder."""
+    _training: Training | None = None
+    _checkpointer: Checkpointer | None = None
+    _saved: Record | None = None
+
+    def __post_init__(self) -> None:
+        self.device = torch.device(self.options.device)
+        self.threads = self.options.threads
+        self._describe()
+
+    # What it runs on
+
+    def _describe(self) -> None:
+        self.environment = describe(self.options.device, self.threads, self.options.commit or commit())
+
+    def machine(self, devices: Iterable[str]) -> Record:
+        """Return what a state must carry of the machines that made it; `take_over` takes it back."""
+        together = list(dict.fromkeys([*devices, *self.environment["devices"]]))
+        return {"devices": together, "threads": self.threads, "nondeterministic": sorted(self.alerts.kernels)}
+
+    def take_over(self, machine: Mapping[str, Any]) -> list[str]:
+        """Go on with what an earlier attempt ran on, and return its devices.
+
+        Args:
+            machine: what `machine` returned.
+        """
+        self.alerts.kernels.update(machine.get("nondeterministic", ()))
+        if machine["threads"] != self.threads:
+            logger.warning(
+                "the checkpoint was made with %d threads: they are kept, not the %d asked for, "
+                "because the number changes last digits",
+                machine["threads"],
+                self.threads,
+            )
+            self.threads = machine["threads"]
+            torch.set_num_threads(self.threads)
+            self._describe()
+        return list(machine["devices"])
+
+    def prepare(self) -> None:
+        """Set torch up for this trial."""
+        prepare_torch(self.device, self.threads)
+
+    def environment_record(self, devices: Iterable[str]) -> Record:
+        """Return what environment.json says."""
+        return {**self.environment, **self.machine(devices)}
+
+    def config_record(self) -> Record:
+        """Return what config.json says."""
+        return {"trial": to_json(self.trial), "inputs": vars(self.inputs), "results_version": RESULTS_VERSION}
+
+    def batches(self, pixels: Pixels, stream: str) -> Batches:
+        """Return a loader with a stream of randomness."""
+        return Batches(
+            pixels,
+            seed=self.trial.seed,
+            stream=stream,
+            workers=self.options.workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def blank_arm(self, arm: str) -> nn.Module:
+        """Return an arm whose parameters will be replaced: nothing is fetched."""
+        shapes = self.trial
+        for name, value in (("weights", "random"), ("cnn_weights", None), ("vit_weights", None)):
+            shapes = with_field(shapes, f"pretrain.{name}", value)
+        return build_arm(shapes, arm)
+
+    # Saving and leaving
+
+    @property
+    def position(self) -> Record:
+        """Where the trial is: phase, finished epochs and finished batches."""
+        return self._training.position if self._training else {"phase": "start", "epoch": 0, "batch": 0}
+
+    @contextmanager
+    def saving(self, checkpoints: Checkpoints, state: Callable[[], State], lease: Lease) -> Iterator[Checkpointer]:
+        """Save a state now and then while the block runs, and when it must leave."""
+        every_s = 60 * self.options.checkpoint_every_minutes
+        self._checkpointer = Checkpointer(checkpoints, state, every_s=every_s, check=lease.check)
+        try:
+            yield self._checkpointer
+        finally:
+            self._checkpointer.close()
+            self._checkpointer = None
+
+    def begin(self, training: Training, *, resumed: bool) -> None:
+        """Take note of the training that goes on from now, at its start or from a state."""
+        self._training = training
+        if resumed:
+            self._saved = self.position
+            logger.info("goes on from %s", self._saved)
+            self.folder.resumed(self.name, self._saved)
+
+    def end(self) -> None:
+        """Take note that the training in progress is finished."""
+        self._training = self._saved = None
+
+    def between_steps(self) -> None:
+        """Leave when asked to; save the state when that is due.
+
+        Raises:
+            Interrupted: it was asked to stop, and has saved its state.
+        """
+        assert self._checkpointer is not None
+        self.check_stop()
+        self._checkpointer.after_step()
+
+    def check_stop(self, *_: object) -> None:
+        """Leave when asked to; a progress callback as well."""
+        reason = self.stop.reason
+        if reason is None:
+            return
+        self.lease.check()
+        if self._checkpointer and self.position != self._saved:
+            try:
+                self._checkpointer.save()
+            except StorageError as error:
+                raise Interrupted(f"{reason}; the state could not be saved: {error}") from error
+        raise Interrupted(reason)

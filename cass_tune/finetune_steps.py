@@ -1,0 +1,128 @@
+"""The finetuning of a trial: one arm after the other, each evaluated and kept when it is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from cass_tune.attempt import Attempt
+from cass_tune.checkpoints import Checkpointer, Checkpoints
+from cass_tune.config import ARMS
+from cass_tune.data.pixels import Pixels
+from cass_tune.data.splits import Parts
+from cass_tune.results import Record
+from cass_tune.storage import Lines
+from cass_tune.training.finetune import Evaluation, Finetuning
+from cass_tune.training.models import save_arm
+from cass_tune.training.state import State, below
+
+EVALUATED = ("validation", "test")
+
+
+class FinetuneSteps:
+    """Finetunes both arms in the trial's folder.
+
+    Args:
+        attempt: the attempt that computes it.
+        found: the trial's last checkpoint, or None.
+    """
+
+    def __init__(self, attempt: Attempt, found: State | None) -> None:
+        self._attempt = attempt
+        self._found = found
+        self._training: Finetuning | None = None
+        self.done: dict[str, Record] = dict(found.values["done"]) if found else {}
+        """By finished arm: rows, class weights, and what result.json says of it."""
+        self.outputs: dict[str, Tensor] = found.part("done") if found else {}
+        """Logits of the finished arms, by ``<arm>/<part>``."""
+
+    def run(
+        self, checkpoints: Checkpoints, start: Callable[[str], nn.Module], parts: Parts, pixels: Pixels
+    ) -> Iterator[Record]:
+        """Yield the rows of both arms, those of finished epochs marked as reused.
+
+        Args:
+            checkpoints: of the trial.
+            start: returns an arm as finetuning finds it.
+            parts: which images are for what.
+            pixels: the images.
+
+        Raises:
+            Interrupted: the attempt was asked to stop.
+            HoldLost: another process has taken the trial over.
+        """
+        attempt = self._attempt
+        with (
+            attempt.folder.row_file(attempt.name) as lines,
+            attempt.saving(checkpoints, self._state, attempt.lease) as checkpointer,
+        ):
+            for arm in ARMS:
+                if arm in self.done:
+                    yield from [{**row, "reused": True} for row in self.done[arm]["rows"]]
+                    continue
+                training = self._begin(arm, start, parts, pixels)
+                yield from [{**row, "reused": True} for row in training.rows]
+                yield from self._train(training, lines, checkpointer)
+                self._conclude(training, parts)
+
+    def seconds(self) -> dict[str, float]:
+        """Return the training time of each finished arm."""
+        return {arm: sum(row["seconds"] for row in done["rows"]) for arm, done in self.done.items()}
+
+    def _begin(self, arm: str, start: Callable[[str], nn.Module], parts: Parts, pixels: Pixels) -> Finetuning:
+        attempt = self._attempt
+        found = self._found if self._found and self._found.values["arm"] == arm else None
+        model = attempt.blank_arm(arm).to(attempt.device) if found else start(arm)
+        batches = attempt.batches(pixels, f"finetune/{arm}")
+        training = Finetuning(attempt.trial, arm, model, attempt.listing, parts, batches, attempt.between_steps)
+        if found:
+            training.load(State(tensors=found.part("part"), values=found.values["part"]))
+        self._training = training
+        attempt.begin(training, resumed=found is not None)
+        return training
+
+    def _train(self, training: Finetuning, lines: Lines, checkpointer: Checkpointer) -> Iterator[Record]:
+        for row in training.run():
+            lines.append(json.dumps(row, allow_nan=False))
+            checkpointer.after_epoch()
+            yield row
+
+    def _conclude(self, training: Finetuning, parts: Parts) -> None:
+        """Evaluate and keep a finetuned arm; from here on it is done."""
+        attempt, arm = self._attempt, training.arm
+        found = {name: training.evaluate(getattr(parts, name)) for name in EVALUATED}
+        if attempt.options.keep_weights == "all":
+            attempt.lease.check()
+            name, size = getattr(attempt.trial.pretrain, arm), attempt.trial.data.image_size_px
+            path = attempt.folder.weights(arm)
+            save_arm(training.model, path, name=name, image_size_px=size, classes=attempt.listing.classes)
+        self.done[arm] = {
+            "rows": training.rows,
+            "class_weights": dict(training.class_weights),
+            "record": self._record(training, found),
+        }
+        self.outputs.update({f"{arm}/{name}": evaluation.outputs for name, evaluation in found.items()})
+        self._training = None
+        attempt.end()
+
+    def _record(self, training: Finetuning, evaluations: Mapping[str, Evaluation]) -> Record:
+        return {
+            "model": getattr(self._attempt.trial.pretrain, training.arm),
+            "parameters": sum(p.numel() for p in training.model.parameters()),
+            "best_epoch": training.best.epoch,
+            **{name: evaluation.metrics for name, evaluation in evaluations.items()},
+        }
+
+    def _state(self) -> State:
+        """Return the finished arms, and the one in progress."""
+        part = self._training.state() if self._training else State()
+        values: dict[str, Any] = {
+            "done": dict(self.done),
+            "arm": self._training.arm if self._training else None,
+            "part": part.values,
+            **self._attempt.machine(self._attempt.devices),
+        }
+        return State(tensors=below(done=self.outputs, part=part.tensors), values=values)
