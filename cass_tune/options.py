@@ -28,6 +28,9 @@ class Settings:
 
     dry_run: bool = False
     """List the trials and what is finished; run nothing."""
+    status: bool = False
+    """Show what the trials asked for so far are doing, from the files below --results alone: --preset and --data.name
+    choose among a study's data and presets, no other option matters."""
     preset: Literal["demo", "paper"] | None = None
     """Networks, image size, epochs and seeds: `demo` (small, for a laptop) or `paper` (the default with data)."""
     recipe: Literal["as_described"] = "as_described"

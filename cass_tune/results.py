@@ -27,7 +27,7 @@ from typing import Any
 from cass_tune.errors import UsageError
 from cass_tune.identity import ID_DIGITS
 from cass_tune.leases import is_held
-from cass_tune.storage import AnyPath, Lines, ObjectPath, place, read_json, remove, whole_file, write_json
+from cass_tune.storage import AnyPath, Lines, ObjectPath, move, place, read_json, remove, whole_file, write_json
 
 CONFIG_FILE = "cass_tune.toml"
 """Settings of a working folder (`cass_tune.options` reads all of them)."""
@@ -139,7 +139,7 @@ class TrialFolder(Folder):
         if (self.path / "failure.json").exists():
             target = self.path / "earlier" / new_attempt()
             target.mkdir(parents=True)
-            (self.path / "failure.json").rename(target / "failure.json")
+            move(self.path / "failure.json", target / "failure.json")
         record = {"run": run, "host": platform.node(), "pid": os.getpid(), "started": now()}
         write_json(self._attempt(attempt), {**record, "attempt": attempt, "resumed": None, "ended": None})
 
@@ -194,7 +194,7 @@ class TrialFolder(Folder):
         target = self.path / "earlier" / new_attempt()
         target.mkdir(parents=True)
         for path in moved:
-            path.rename(target / path.name)
+            move(path, target / path.name)
 
 
 class StageFolder(Folder):

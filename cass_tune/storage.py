@@ -235,8 +235,8 @@ def place(text: str | Path | ObjectPath) -> AnyPath:
     scheme, rest = address.groups()
     if scheme != "s3":
         raise UsageError(
-            f"Results are kept in a local folder or in an object store, but got an address that begins with {scheme}://. "
-            "Give a folder or s3://bucket/prefix; AWS_ENDPOINT_URL names a store other than Amazon's."
+            "Results are kept in a local folder or in an object store, but got an address that begins with "
+            f"{scheme}://. Give a folder or s3://bucket/prefix; AWS_ENDPOINT_URL names a store other than Amazon's."
         )
     parts = tuple(_split(rest))
     if not parts or not re.fullmatch(r"[\w.-]{3,63}", parts[0], re.ASCII) or ".." in parts or "?" in rest:
@@ -415,6 +415,20 @@ def size(path: AnyPath) -> int:
     if found is None:
         raise _missing(path)
     return found
+
+
+def move(source: AnyPath, target: AnyPath) -> None:
+    """Rename a file or a folder; source and target are both local, or both in one bucket.
+
+    Raises:
+        FileNotFoundError: there is nothing to rename.
+    """
+    if isinstance(source, Path):
+        assert isinstance(target, Path)
+        source.rename(target)
+    else:
+        assert isinstance(target, ObjectPath)
+        source.rename(target)
 
 
 def remove(path: AnyPath) -> None:
@@ -665,8 +679,8 @@ def _reason(error: OSError) -> str:
 
 def _given_up(path: ObjectPath, error: OSError, tried_s: float) -> str:
     return (
-        f"{path} cannot be reached, tried for {tried_s:.0f} s: {_reason(error)}. Check the network, and the endpoint in "
-        "AWS_ENDPOINT_URL if one is set; what is finished is kept, and the same command runs the rest."
+        f"{path} cannot be reached, tried for {tried_s:.0f} s: {_reason(error)}. Check the network, and the endpoint "
+        "in AWS_ENDPOINT_URL if one is set; what is finished is kept, and the same command runs the rest."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from cass_tune.config import SECTIONS, Pretrain, Trial, with_field
 from cass_tune.console import Console
 from cass_tune.data.listing import Listing
+from cass_tune.ephemeral import ephemeral
 from cass_tune.errors import Terminated, UsageError
 from cass_tune.execution import Execution
 from cass_tune.identity import RESULTS_VERSION, Inputs
@@ -18,7 +19,9 @@ from cass_tune.options import Given, Settings, option, parse
 from cass_tune.overview import failure_line, plan_lines, trial_lines
 from cass_tune.plan import OPEN, Axes, Wanted, describe_data, grid, replicate, resolve, select, to_run, with_controls
 from cass_tune.presets import PRESETS, values_of
-from cass_tune.results import Results, StudyFolder
+from cass_tune.results import Results, StudyFolder, find_study
+from cass_tune.status import status_lines
+from cass_tune.storage import place
 
 Report = Callable[[StudyFolder, Mapping[str, object]], str]
 
@@ -63,6 +66,9 @@ class Study:
                 axes=self.axes,
                 folder=Path.cwd(),
             )
+            if given.settings.status:
+                console.say(*self._status(given))
+                return EXIT_DONE
             return _Command(self, given, console, report).run()
         except UsageError as error:
             Console(sys.stderr).say(*(f"error: {text}" for text in error.problems))
@@ -73,6 +79,22 @@ class Study:
         except Terminated:
             console.say("Terminated. What is saved is kept; the same command goes on from it.")
             return EXIT_TERMINATED
+
+    def _status(self, given: Given) -> Iterator[str]:
+        """Yield the state of every variant of this study that the options name."""
+        data, preset = given.fields.get("data.name"), given.settings.preset
+        found = find_study(self.name, place(given.settings.results))
+        chosen = [
+            study
+            for study in found
+            if (data is None or study.path.name.startswith(f"{data}-"))
+            and (preset is None or study.path.name.endswith(f"-{preset}"))
+        ]
+        if not chosen:
+            there = ", ".join(study.path.name for study in found)
+            raise UsageError(f"{self.name} has not run with these data and this preset; there are: {there}.")
+        for study in chosen:
+            yield from status_lines(study)
 
 
 class _Command:
@@ -118,6 +140,9 @@ class _Command:
 
     def _run(self, wanted: Sequence[Wanted], missing: Sequence[Wanted], listing: Listing) -> int:
         self.results.check_writable()
+        warning = ephemeral(self.results.root)
+        if missing and warning:
+            self.console.say(f"warning: {warning}")
         folder = self.results.study(self.study.name, f"{listing.name}-{self.preset}")
         if missing:
             self.execution.check([item.trial for item in missing])

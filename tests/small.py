@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cass_tune.results import StudyFolder
+from cass_tune.storage import AnyPath
 from cass_tune.study import Study
 
 DEFAULTS = {
@@ -38,6 +39,12 @@ def wanted(results: Path, name: str = "small") -> dict[str, str]:
     """Return the digests of the last plan by the trials' names."""
     plan = StudyFolder(results / name / "phantom-demo").plans()[-1]
     return {trial["name"]: trial["digest"] for trial in plan["trials"]}
+
+
+def local(path: AnyPath) -> Path:
+    """Return a place that is known to be in the file system."""
+    assert isinstance(path, Path)
+    return path
 
 
 def json_lines(path: Path) -> list[dict[str, object]]:

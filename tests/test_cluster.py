@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from cass_tune import runner
 from cass_tune.results import Results
-from cass_tune.runner import ray_session
+from cass_tune.runner import ray_session, session
 from tests import small
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -72,8 +71,8 @@ def test_the_code_travels_with_the_job(cluster: Any) -> None:
 def test_nodes_with_other_versions_are_refused_by_name(
     cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = {**runner.driver_versions(), "timm": "0.0.1"}
-    monkeypatch.setattr(runner, "driver_versions", lambda: other)
+    other = {**session.driver_versions(), "timm": "0.0.1"}
+    monkeypatch.setattr(session, "driver_versions", lambda: other)
     assert small.run("--address", cluster.address, "--device", "cpu", results=tmp_path) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2

@@ -18,8 +18,9 @@ AXES = ("pretrain.batch_size", "data.label_fraction")
 Parse = Callable[..., Given]
 
 OPTIONS = """
---dry-run --preset --recipe --seeds --only --results --local --address --device --gpus-per-trial --cpus-per-trial
---threads --workers --redo --on-collapse --keep-weights
+--dry-run --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights
+--local --address --device --gpus-per-trial --cpus-per-trial --threads --workers
+--checkpoint-every-minutes --max-failures --preemption-command
 --data --data.name --data.root --data.table --data.path-column --data.label-column --data.split-column
 --data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction --data.pretrain-fraction
 --data.validation-fraction --data.test-fraction --data.split-seed
@@ -29,7 +30,7 @@ OPTIONS = """
 --finetune.epochs --finetune.batch-size --finetune.learning-rate --finetune.min-learning-rate
 --finetune.schedule-t-max-steps --finetune.focal-gamma --finetune.class-weights --finetune.select-by
 """
-"""The surface of the command line: people's scripts depend on every one, and none may be added by accident."""
+"""The surface of the command line, in any order: scripts depend on every one, and none may be added by accident."""
 
 
 @pytest.fixture
@@ -103,6 +104,9 @@ def test_a_field_gets_its_type(read: Parse, line: str, path: str, value: Any) ->
         ("--address auto", "address", "auto"),
         ("--threads 4", "threads", 4),
         ("--redo none", "redo", "none"),
+        ("--checkpoint-every-minutes 1", "checkpoint_every_minutes", 1.0),
+        ("--max-failures 0", "max_failures", 0),
+        ("--preemption-command ./ask", "preemption_command", "./ask"),
     ],
 )
 def test_a_setting_gets_its_type(read: Parse, line: str, name: str, value: Any) -> None:
@@ -115,7 +119,7 @@ def test_options_are_named_after_fields() -> None:
     for section, kind in SECTIONS.items():
         names += ["--data"] if section == "data" else []
         names += [option(f"{section}.{item.name}") for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    assert names == OPTIONS.split()
+    assert sorted(names) == sorted(OPTIONS.split())
 
 
 def test_help_mentions_every_option(read: Parse, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,6 +233,10 @@ def test_a_file_that_is_a_folder(problems: Problems, tmp_path: Path) -> None:
         ("--cpus-per-trial 0", ["--cpus-per-trial must be at least 1, but got 0."]),
         ("--threads 0", ["--threads must be at least 1, but got 0."]),
         ("--workers -1", ["--workers must be at least 0, but got -1."]),
+        ("--max-failures -1", ["--max-failures must be at least 0, but got -1."]),
+        ("--checkpoint-every-minutes 0", ["--checkpoint-every-minutes must be more than 0, but got 0."]),
+        ("--checkpoint-every-minutes nan", ["--checkpoint-every-minutes", "nan"]),
+        ("--checkpoint-every-minutes inf", ["--checkpoint-every-minutes", "inf"]),
         ("--seeds -1", ["--seeds must be whole numbers of at least 0, but got -1."]),
         ("--seeds", ["--seeds", "none"]),
         ("--seeds 0 1 0", ["--seeds must differ from one another, but got 0 1 0."]),

@@ -20,6 +20,7 @@ from cass_tune.results import (
     read_rows,
 )
 from cass_tune.storage import read_json, whole_file, write_json, write_text
+from tests.small import local
 
 DIGEST = "0123456789ab" + "c" * 52
 COUSIN = "0123456789ab" + "d" * 52
@@ -71,8 +72,10 @@ def test_json_holds_no_nan(tmp_path: Path, trial: TrialFolder, number: float) ->
     with pytest.raises(ValueError, match="not JSON compliant"):
         trial.finish({"macro_f1": number})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        trial.append_row("1", {"phase": "pretrain", "epoch": 1, "loss": number})
-    assert not (tmp_path / "record.json").exists() and trial.result() is None and trial.rows() == []
+        trial.begin("1", "run")
+        trial.ended("1", "failed", loss=number)
+    assert not (tmp_path / "record.json").exists() and trial.result() is None
+    assert trial.attempts()[0]["ended"] is None
 
 
 def test_reading_json(tmp_path: Path) -> None:
@@ -93,35 +96,39 @@ def row(phase: str, epoch: int, loss: float = 0.0) -> dict[str, Any]:
     return {"phase": phase, "epoch": epoch, "loss": loss}
 
 
+def write_rows(trial: TrialFolder, attempt: str, *rows: dict[str, Any]) -> Path:
+    """Append rows to an attempt's file and return it."""
+    with trial.row_file(attempt) as lines:
+        for item in rows:
+            lines.append(json.dumps(item))
+    return local(lines.path)
+
+
 def test_rows_come_back_in_order(trial: TrialFolder) -> None:
     rows = [row("pretrain", 1), row("pretrain", 2), row("finetune_cnn", 1)]
-    for item in rows:
-        trial.append_row("1", item)
+    write_rows(trial, "1", *rows)
     assert trial.rows() == rows
     assert read_rows(trial.path / "nothing") == []
 
 
 def test_of_a_repeated_epoch_the_last_attempt_counts(trial: TrialFolder) -> None:
     for attempt, epochs in (("20260102", (2, 3)), ("20260101", (1, 2))):  # written in the other order
-        for epoch in epochs:
-            trial.append_row(attempt, row("pretrain", epoch, float(attempt)))
+        write_rows(trial, attempt, *(row("pretrain", epoch, float(attempt)) for epoch in epochs))
     assert [(r["epoch"], r["loss"]) for r in trial.rows()] == [(1, 20260101.0), (2, 20260102.0), (3, 20260102.0)]
 
 
 def test_torn_lines_are_left_out(trial: TrialFolder) -> None:
-    trial.append_row("1", row("pretrain", 1))
-    path = trial.epochs / "1.jsonl"
+    path = write_rows(trial, "1", row("pretrain", 1))
     whole = path.read_bytes()
     path.write_bytes(whole + whole[:-9])
-    (trial.epochs / "2.jsonl").write_bytes(b'{"phase": "\xff')
-    (trial.epochs / "3.jsonl").write_bytes(b"")
-    trial.append_row("4", row("pretrain", 2))
+    path.with_name("2.jsonl").write_bytes(b'{"phase": "\xff')
+    path.with_name("3.jsonl").write_bytes(b"")
+    write_rows(trial, "4", row("pretrain", 2))
     assert trial.rows() == [row("pretrain", 1), row("pretrain", 2)]
 
 
 def test_no_torn_place_can_break_the_reading(trial: TrialFolder) -> None:
-    trial.append_row("1", row("pretrain", 1))
-    path = trial.epochs / "1.jsonl"
+    path = write_rows(trial, "1", row("pretrain", 1))
     whole = path.read_bytes()
     for length in range(len(whole) - 2):
         path.write_bytes(whole[:length])
@@ -140,31 +147,52 @@ def test_status_of_a_trial(trial: TrialFolder, results: Results) -> None:
     assert trial.failure() is None, "an error before the result is over"
 
 
-def test_failures_are_counted(trial: TrialFolder) -> None:
-    for attempts in (1, 2, 3):
-        trial.fail("RuntimeError", f"number {attempts}", "Traceback")
-        failure = trial.failure()
-        assert failure is not None
-        assert (failure["attempts"], failure["message"]) == (attempts, f"number {attempts}")
-    assert failure["log"] == str(trial.log)
+def test_attempts_that_failed_are_counted(trial: TrialFolder) -> None:
+    for number, how in enumerate(("failed", "interrupted", "failed", None)):
+        trial.begin(f"a{number}", "run")
+        if how:
+            trial.ended(f"a{number}", how)
+    trial.fail("RuntimeError", "no luck", "Traceback", {"phase": "pretrain", "epoch": 1, "batch": 0})
+    assert trial.failure() == {
+        "type": "RuntimeError",
+        "message": "no luck",
+        "traceback": "Traceback",
+        "position": {"phase": "pretrain", "epoch": 1, "batch": 0},
+        "attempts": 2,
+        "log": str(trial.log),
+    }
+
+
+def test_a_failure_without_a_record_of_its_attempt_counts_once(trial: TrialFolder) -> None:
+    trial.fail("DiesWithoutProgress", "its process died", "Traceback")
+    failure = trial.failure()
+    assert failure is not None and failure["attempts"] == 1
+
+
+def test_a_failure_is_over_when_another_attempt_begins(trial: TrialFolder) -> None:
+    trial.fail("RuntimeError", "no luck", "Traceback")
+    trial.begin("a1", "run")
+    assert trial.failure() is None and trial.status() == "missing"
+    (moved,) = local(trial.path).glob("earlier/*/failure.json")
+    assert json.loads(moved.read_text())["message"] == "no luck"
 
 
 def test_an_earlier_result_is_set_aside_not_lost(trial: TrialFolder) -> None:
     for number in (1, 2):
-        trial.append_row("1", row("pretrain", number))
+        write_rows(trial, "1", row("pretrain", number))
         trial.finish({"number": number})
         trial.set_aside()
         assert trial.status() == "missing" and trial.rows() == []
     earlier = sorted((trial.path / "earlier").iterdir())
     assert [json.loads((place / "result.json").read_text())["number"] for place in earlier] == [1, 2]
-    assert files(earlier[0]) == ["epochs/1.jsonl", "result.json"]
+    assert files(local(earlier[0])) == ["epochs/1.jsonl", "result.json"]
     assert (trial.path / "config.json").exists(), "the folder still says whose it is"
 
 
 def test_nothing_to_set_aside_leaves_nothing(results: Results, trial: TrialFolder) -> None:
     trial.set_aside()
     results.trial("f" * 64).set_aside()
-    assert files(results.root) == ["trials/0123456789ab/config.json"]
+    assert files(local(results.root)) == ["trials/0123456789ab/config.json"]
     assert not (results.root / "trials" / "ffffffffffff").exists() and not (trial.path / "earlier").exists()
 
 
@@ -186,7 +214,7 @@ def test_an_end_counts_when_its_declaration_is_there(results: Results) -> None:
     assert stage.ends() == [50, 100]
     assert stage.end_record(50) == {"rows": [50]}
     stage.remove_end(100)
-    assert stage.ends() == [50] and files(stage.path) == ["epoch-0050/cnn", "epoch-0050/run.json"]
+    assert stage.ends() == [50] and files(local(stage.path)) == ["epoch-0050/cnn", "epoch-0050/run.json"]
 
 
 def test_attempts_are_recorded(trial: TrialFolder) -> None:
@@ -242,9 +270,9 @@ def test_a_study_is_found_by_name_and_by_path(results: Results, monkeypatch: pyt
     results.study("epochs", "phantom-demo").write_plan({})
 
     def found(name: str) -> list[Path]:
-        return [study.path for study in find_study(name, results.root)]
+        return [local(study.path) for study in find_study(name, results.root)]
 
-    both = [study.path for study in variants]
+    both = [local(study.path) for study in variants]
     assert found("batch") == both
     assert found(str(results.root / "batch")) == both
     assert found("batch/phantom-demo") == found(str(both[1])) == both[1:]

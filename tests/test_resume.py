@@ -17,6 +17,7 @@ from cass_tune.notices import Stop
 from cass_tune.results import Results, StageFolder, TrialFolder
 from cass_tune.trial import RunOptions, read_inputs, run_trial
 from tests import tiny
+from tests.small import local
 
 TRIAL = tiny.trial({"data.pretrain_fraction": 0.3, "finetune.batch_size": 4})
 LISTING = phantom_listing()
@@ -57,7 +58,7 @@ def numbers(root: Path, trial: Trial = TRIAL) -> dict[str, Any]:
     return {
         "arms": result["arms"],
         "rows": [{key: value for key, value in row.items() if key not in UNTIMED} for row in rows],
-        "files": {f"{path.parent.name}/{path.name}": content(path) for path in files},
+        "files": {f"{path.parent.name}/{path.name}": content(local(path)) for path in files},
     }
 
 

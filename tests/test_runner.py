@@ -19,7 +19,7 @@ import pytest
 
 from cass_tune.config import Data, Finetune, Pretrain, Trial, to_json
 from cass_tune.errors import UsageError
-from cass_tune.results import Results
+from cass_tune.results import Results, TrialFolder
 from cass_tune.runner import check_resources, cluster_gpus, ray_session, trainable
 from cass_tune.runner.session import node_problems
 from cass_tune.training.rows import COLUMNS
@@ -41,6 +41,7 @@ def test_a_failing_trial_is_shown_and_the_others_go_on(
     code = small.run("--pretrain.learning-rate", "0.001", "1e30", results=tmp_path)
     out = capsys.readouterr().out
     assert code == 1
+    assert out.count("left     learning_rate=1e+30 seed=0  an error") == 1, "an error that returns at once is final"
     digests = small.wanted(tmp_path)
     results = Results(tmp_path)
     states = {name: results.trial(digest).status() for name, digest in digests.items()}
@@ -65,7 +66,11 @@ def test_a_failing_trial_is_shown_and_the_others_go_on(
     assert {name: results.trial(digest).rows() for name, digest in digests.items()} == rows_before
     failure = folder.failure()
     assert failure is not None
-    assert failure["attempts"] == 2
+    assert failure["attempts"] == 4
+    ends = [(attempt["run"], attempt["ended"]) for attempt in folder.attempts()]
+    assert [end["how"] for _, end in ends] == ["failed"] * 4
+    assert [run for run, _ in ends] == [ends[0][0]] * 2 + [ends[2][0]] * 2 and ends[0][0] != ends[2][0]
+    assert all(end["position"] == failure["position"] for _, end in ends)
 
 
 def test_rays_own_records_have_every_column_from_the_first_row_on(session: None, tmp_path: Path) -> None:
@@ -154,18 +159,6 @@ def test_a_node_with_other_versions_is_named() -> None:
     assert problem.startswith("Node 10.0.0.2 ef34ab has other versions: torch 2.14.0 (driver: 2.15.0).")
 
 
-def _processes(word: str) -> dict[int, str]:
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if word in text:
-            found[int(path.parent.name)] = text
-    return found
-
-
 def _start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     code = "from tests import small; import sys; sys.exit(small.run(*sys.argv[1:]))"
     return subprocess.Popen(
@@ -177,52 +170,57 @@ def _start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def _wait_for_rows(study: subprocess.Popen[str], tmp_path: Path, deadline_s: float = 120) -> None:
+def _wait_for(pattern: str, study: subprocess.Popen[str], tmp_path: Path, deadline_s: float = 120) -> None:
+    """Wait until a running study has written a file that matches."""
     end = time.monotonic() + deadline_s
-    while not list(tmp_path.glob("stages/*/epochs/*.jsonl")):
+    while not list(tmp_path.glob(pattern)):
         assert study.poll() is None, study.communicate()
-        assert time.monotonic() < end, "no epoch was finished in time"
-        time.sleep(0.2)
+        assert time.monotonic() < end, f"there is no {pattern} in time"
+        time.sleep(0.1)
 
 
-def test_a_killed_trial_process_is_a_failure_of_that_trial_alone(tmp_path: Path) -> None:
-    before = _processes("ray::ImplicitFunc")
-    study = _start(tmp_path, "--pretrain.learning-rate", "0.001", "--pretrain.epochs", "5")
-    _wait_for_rows(study, tmp_path)
-    config = json.loads(next(tmp_path.glob("stages/*/config.json")).read_text())
-    assert config["trial"]["pretrain"]["method"] == "cass"
-    writers = {pid for pid in _processes("ray::ImplicitFunc") if pid not in before}
-    os.kill(max(writers, key=lambda pid: _writes_below(pid, tmp_path / "stages")), signal.SIGKILL)
-    out, _ = study.communicate(timeout=180)
-    assert study.returncode == 1, out
+def _trials(tmp_path: Path) -> dict[str, TrialFolder]:
     results = Results(tmp_path)
-    states = {name: results.trial(digest).status() for name, digest in small.wanted(tmp_path).items()}
-    assert states == {"seed=0": "failed", "none seed=0": "done"}
-    assert "FAILED   seed=0  ProcessDied" in out
+    return {name: results.trial(digest) for name, digest in small.wanted(tmp_path).items()}
 
 
-def _writes_below(pid: int, folder: Path) -> int:
-    """Whether a process is the one that pretrains: its log file lies in a trial that has a stage."""
-    trial = next(p for p in folder.parent.glob("trials/*/config.json") if '"method": "cass"' in p.read_text()).parent
-    links = []
-    for link in Path(f"/proc/{pid}/fd").glob("*"):
-        try:
-            links.append(str(link.readlink()))
-        except OSError:
-            continue
-    return sum(link.startswith(str(trial)) for link in links)
+def _ends(folder: TrialFolder) -> list[str | None]:
+    """Return how each attempt ended, None of those whose process died."""
+    return [attempt["ended"] and attempt["ended"]["how"] for attempt in folder.attempts()]
+
+
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    line = ["--pretrain.learning-rate", "0.001", "--pretrain.epochs", "40", "--checkpoint-every-minutes", "0.001"]
+    study = _start(tmp_path, *line)
+    _wait_for("stages/*/checkpoints/*.json", study, tmp_path)
+    (attempt,) = _trials(tmp_path)["seed=0"].attempts()
+    os.kill(attempt["pid"], signal.SIGKILL)
+    out, _ = study.communicate(timeout=180)
+    assert study.returncode == 0, out
+    trials = _trials(tmp_path)
+    assert {name: trial.status() for name, trial in trials.items()} == {"seed=0": "done", "none seed=0": "done"}
+    assert "left     seed=0  its process or machine was lost" in out
+    assert "FAILED" not in out
+    assert _ends(trials["seed=0"]) == [None, "finished"] and _ends(trials["none seed=0"]) == ["finished"]
+    position = trials["seed=0"].attempts()[-1]["resumed"]
+    assert position is not None and (position["epoch"], position["batch"]) > (0, 0)
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_study_continues_with_what_is_missing(tmp_path: Path, sent: signal.Signals, code: int) -> None:
-    study = _start(tmp_path, "--pretrain.epochs", "3")
-    _wait_for_rows(study, tmp_path)
+    line = ["--pretrain.learning-rate", "0.001", "--finetune.epochs", "150"]  # seconds longer than it takes to stop
+    study = _start(tmp_path, *line)
+    _wait_for("stages/*/epochs/*.jsonl", study, tmp_path)
     study.send_signal(sent)
     out, _ = study.communicate(timeout=120)
     assert study.returncode == code, out
-    assert "same command" in out
-    again = _start(tmp_path, "--pretrain.epochs", "3")
+    assert f"stopping ({'interrupted' if sent == signal.SIGINT else 'terminated'})" in out
+    assert "the same command goes on from" in out
+    trials = _trials(tmp_path)
+    assert trials["seed=0"].status() == "missing" and _ends(trials["seed=0"]) == ["interrupted"]
+    again = _start(tmp_path, *line)
     out, _ = again.communicate(timeout=180)
     assert again.returncode == 0, out
-    results = Results(tmp_path)
-    assert {results.trial(digest).status() for digest in small.wanted(tmp_path).values()} == {"done"}
+    assert {trial.status() for trial in trials.values()} == {"done"}
+    assert _ends(trials["seed=0"]) == ["interrupted", "finished"]
+    assert trials["seed=0"].attempts()[-1]["resumed"] is not None

@@ -15,7 +15,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "timm", "pandas", "scipy", "sklearn", "matplotlib")
-ANALYSIS_MAY_USE = {"cass_tune.results", "cass_tune.config", "cass_tune.identity", "cass_tune.errors"}
+ANALYSIS_MAY_USE = {f"cass_tune.{name}" for name in ("results", "config", "identity", "errors", "storage")}
+MAY_IMPORT_RAY = "cass_tune.runner"
 
 RUNNER = """
 import json, runpy, sys
@@ -103,26 +104,43 @@ def test_analysis_uses_little_of_the_package_and_nothing_heavy_of_training() -> 
         assert not any(uses(path, name) for name in ("torch", "ray", "timm", "studies")), path
 
 
-def test_one_module_imports_ray() -> None:
+def in_runner(name: str) -> bool:
+    return name == MAY_IMPORT_RAY or name.startswith(f"{MAY_IMPORT_RAY}.")
+
+
+def test_one_package_imports_ray() -> None:
     packages = ("cass_tune", "analysis", "studies")
     found = [module_name(path) for package in packages for path in sources(package) if uses(path, "ray")]
-    assert found == ["cass_tune.runner"]
+    assert found and [name for name in found if not in_runner(name)] == []
+
+
+IMPORTER = """
+import importlib, os, signal, sys
+handled = (signal.SIGINT, signal.SIGTERM)
+before = (dict(os.environ), os.getcwd(), [signal.getsignal(number) for number in handled])
+outside, runner = (names.split() for names in sys.argv[1:])
+for name in outside: importlib.import_module(name)
+assert "ray" not in sys.modules
+for name in runner: importlib.import_module(name)
+changed = {name for name in os.environ if os.environ[name] != before[0].get(name)}
+ours = {name for name in changed if not name.startswith(("KMP", "OMP", "TORCH", "RAY_CLIENT_MODE"))}
+assert ours == set(), ours
+assert (os.getcwd(), [signal.getsignal(number) for number in handled]) == before[1:]
+"""
+"""Torch and Ray set variables of their own when they are imported."""
 
 
 def test_every_module_is_imported_without_a_word_and_without_a_trace(tmp_path: Path) -> None:
     names = [module_name(path) for path in sources("cass_tune")]
-    code = (
-        "import importlib, os, signal, sys, threading\n"
-        "before = (dict(os.environ), os.getcwd(), signal.getsignal(signal.SIGTERM))\n"
-        "for name in sys.argv[1:]: importlib.import_module(name)\n"
-        "changed = {k for k in os.environ if os.environ[k] != before[0].get(k)}\n"
-        "assert {k for k in changed if not k.startswith(('KMP', 'OMP', 'TORCH'))} == set(), changed\n"
-        "assert (os.getcwd(), signal.getsignal(signal.SIGTERM)) == before[1:]\n"
-        "assert 'ray' not in sys.modules\n"
-    )
+    outside, runner = (" ".join(n for n in names if in_runner(n) is inside) for inside in (False, True))
     environment = {**os.environ, "CASS_TUNE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
-        [sys.executable, "-c", code, *names], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+        [sys.executable, "-c", IMPORTER, outside, runner],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []

@@ -350,7 +350,7 @@ def test_an_interrupted_run_can_be_continued(run: Run, monkeypatch: pytest.Monke
         patch.setattr(Finetuning, "run", interrupt)
         done = run(QUICK)
     assert (done.code, done.err, done.reports) == (130, "", [])
-    assert "the same command runs the rest" in done.out
+    assert "the same command goes on from it" in done.out
     again = run(QUICK)
     assert again.code == 0 and "to run: 2" in again.out and "1 epoch asked for, 0 to run" in again.out
 

@@ -35,6 +35,7 @@ from cass_tune.training.metrics import classification_metrics
 from cass_tune.training.rows import COLUMNS
 from cass_tune.trial import RunOptions, read_inputs, run_trial
 from tests import tiny
+from tests.small import local
 
 LISTING = phantom_listing()
 TRIAL = tiny.trial()
@@ -64,7 +65,7 @@ class Run:
         return {
             "rows": [{name: value for name, value in row.items() if name not in UNTIMED} for row in self.rows],
             "arms": self.result["arms"],
-            "weights": {arm: tensors_digest(self.folder.weights(arm)) for arm in ARMS},
+            "weights": {arm: tensors_digest(local(self.folder.weights(arm))) for arm in ARMS},
             "predictions": hashlib.sha256(self.folder.predictions.read_bytes()).hexdigest(),
         }
 
@@ -152,7 +153,7 @@ def test_result(finished: Run) -> None:
     for arm, name in (("cnn", tiny.CNN), ("vit", tiny.VIT)):
         record = result["arms"][arm]
         assert record["model"] == name
-        state = load_file(finished.folder.weights(arm))
+        state = load_file(local(finished.folder.weights(arm)))
         buffers = ("running_mean", "running_var", "num_batches_tracked")
         assert record["parameters"] == sum(v.numel() for key, v in state.items() if not key.endswith(buffers))
         assert (record["validation"]["n"], record["test"]["n"]) == (80, 200)
@@ -167,7 +168,7 @@ def test_the_arms_are_tested_with_the_weights_of_their_best_epoch(finished: Run)
 
 
 def test_predictions_give_the_metrics_of_the_result(finished: Run) -> None:
-    table = pd.read_parquet(finished.folder.predictions)
+    table = pd.read_parquet(local(finished.folder.predictions))
     assert list(table.columns) == ["arm", "split", "image", "group", "label", "outputs"]
     parts = split(LISTING, TRIAL.data, TRIAL.seed)
     for arm, part in itertools.product(ARMS, ("validation", "test")):
@@ -196,7 +197,7 @@ def test_kept_arm_loads_by_timm_and_gives_the_stored_outputs(finished: Run, arm:
     assert metadata["name"] == {"cnn": tiny.CNN, "vit": tiny.VIT}[arm]
     assert json.loads(metadata["classes"]) == list(LISTING.classes)
     mean, std = (torch.tensor(json.loads(metadata[key])).view(3, 1, 1) for key in ("mean", "std"))
-    table = pd.read_parquet(finished.folder.predictions)
+    table = pd.read_parquet(local(finished.folder.predictions))
     rows = table[(table["arm"] == arm) & (table["split"] == "test")]
     items = {item.path: item for item in LISTING.items}
     size = int(metadata["image_size_px"])
@@ -260,7 +261,7 @@ def test_another_seed_is_another_replica(finished: Run, tmp_path: Path) -> None:
     assert all(ours["weights"][arm] != theirs["weights"][arm] for arm in ARMS)
     assert all(a["loss"] != b["loss"] for a, b in zip(finished.rows, other.rows, strict=True))
     assert other.result["seed"] == 1
-    first, second = (pd.read_parquet(one.folder.predictions) for one in (finished, other))
+    first, second = (pd.read_parquet(local(one.folder.predictions)) for one in (finished, other))
     assert first["image"].equals(second["image"])
 
 

@@ -77,7 +77,8 @@ class StudyScheduler(TrialScheduler):
                     self._waiting.remove(trial)
                     return trial
             self._asked = time.monotonic()
-        chosen = self._inner.choose_trial_to_run(_Without(tune_controller, self._waiting))
+        seen: Any = _Without(tune_controller, self._waiting)
+        chosen = self._inner.choose_trial_to_run(seen)
         if chosen is None:
             self._rest(live)
         return chosen

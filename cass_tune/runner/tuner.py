@@ -208,6 +208,8 @@ class _Watcher(Callback):
         running = any(trial.status == Trial.RUNNING for trial in trials)
         if not running or time.monotonic() > self._deadline:
             self._deadline = float("inf")
+            for trial in trials:
+                trial.init_local_path()  # one that never started has none, and Ray's ResultGrid fails on it
             os.kill(os.getpid(), signal.SIGUSR1)  # Ray Tune's own way to end in good order
 
     def _look_for_progress(self, trials: list[Trial]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from analysis.results import COLUMNS, FIELDS, column, load, save, study_axes
 from cass_tune.errors import UsageError
 from tests.analysis.synthetic import SMALL, Root, cells, replace
+from tests.small import local
 
 SEEDS = (0, 1)
 TRIALS = cells(SMALL, "pretrain.batch_size", [8, 16], SEEDS)
@@ -88,8 +89,8 @@ def test_axes_of_the_last_plan_come_first() -> None:
 def test_save_can_be_read_back(root: Root) -> None:
     root.finish(TRIALS[2], 0.7, 0.6)
     frame = save(root.study)
-    pd.testing.assert_frame_equal(pd.read_parquet(root.study.parquet), frame)
-    index = pd.read_csv(root.study.index)
+    pd.testing.assert_frame_equal(pd.read_parquet(local(root.study.parquet)), frame)
+    index = pd.read_csv(local(root.study.index))
     assert len(index) == len(TRIALS)
     assert index.loc[2, ["status", "cnn_macro_f1", "vit_macro_f1"]].tolist() == ["done", 0.7, 0.6]
     assert [path.name for path in root.study.path.glob(".*")] == []

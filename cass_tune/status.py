@@ -1,0 +1,167 @@
+"""What the trials of a study are doing, from the files of the results root alone: on any machine that sees it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cass_tune.config import ARMS
+from cass_tune.console import duration
+from cass_tune.leases import EXPIRY_S, Holder, holder
+from cass_tune.overview import failure_line, headline
+from cass_tune.pace import Pace
+from cass_tune.results import Record, Results, StageFolder, StudyFolder, TrialFolder
+
+ORDER = ("running", "waiting", "failed", "collapsed", "done", "missing")
+"""The order of the counts."""
+
+
+def status_lines(study: StudyFolder) -> list[str]:
+    """Return counts and time left, then one line per trial that was asked for, the last asked for first.
+
+    Args:
+        study: the study's folder.
+    """
+    plans = study.plans()
+    trials = list(_trials(study.results, plans))
+    pace = Pace()
+    for trial in trials:
+        pace.learn(trial.config, trial.counts, trial.rows)
+    counts = Counter(trial.state for trial in trials)
+    shown = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
+    demo = "DEMO " if plans[-1]["demo"] else ""
+    first = f"{demo}{plans[-1]['study']} ({study.path}): {len(trials)} trials: {shown}{_time_left(trials, pace)}"
+    return [first, *(f"  {_line(trial, pace)}" for trial in trials)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """What is on disk of one trial.
+
+    Args:
+        wanted: what the plan says of it.
+        counts: images in the data by part and class.
+        folder: its folder.
+        stage: the folder of its pretraining, or None for a control.
+        state: one of `ORDER`.
+        holder: the process that computes the trial, or that computes the pretraining for which it waits.
+        rows: of every finished epoch.
+    """
+
+    wanted: Record
+    counts: Record
+    folder: TrialFolder
+    stage: StageFolder | None
+    state: str
+    holder: Holder | None
+    rows: Sequence[Record]
+
+    @property
+    def config(self) -> Record:
+        return self.wanted["config"]
+
+    def remaining(self) -> dict[str, int]:
+        """Return the epochs that are left, by phase."""
+        if self.state not in ("running", "waiting", "missing"):
+            return {}
+        epochs = {"pretrain": self.config["pretrain"]["epochs"]} if self.stage else {}
+        epochs |= {f"finetune_{arm}": self.config["finetune"]["epochs"] for arm in ARMS}
+        done = Counter(row["phase"] for row in self.rows)
+        if self.stage and self.stage.has_end(epochs["pretrain"]):
+            done["pretrain"] = epochs["pretrain"]
+        return {phase: max(0, count - done[phase]) for phase, count in epochs.items()}
+
+
+def _trials(results: Results, plans: Sequence[Record]) -> Iterator[_Trial]:
+    wanted: dict[str, tuple[Record, Record]] = {}
+    for plan in reversed(plans):
+        for trial in plan["trials"]:
+            wanted.setdefault(trial["digest"], (trial, plan["data"]["counts"]))
+    for digest, (record, counts) in wanted.items():
+        folder = results.trial(digest)
+        stage = results.stage(record["stage"]) if record["stage"] else None
+        state = folder.status()
+        waits_for = stage if state == "missing" and stage and stage.is_held() else None
+        at_work = holder((waits_for or folder).path) if waits_for or state == "running" else None
+        yield _Trial(
+            wanted=record,
+            counts=counts,
+            folder=folder,
+            stage=stage,
+            state="waiting" if waits_for else state,
+            holder=at_work,
+            rows=[*(_pretrain_rows(stage, record) if stage else ()), *folder.rows()],
+        )
+
+
+def _pretrain_rows(stage: StageFolder, wanted: Mapping[str, Any]) -> Iterable[Record]:
+    return (row for row in stage.rows() if row["epoch"] <= wanted["config"]["pretrain"]["epochs"])
+
+
+def _time_left(trials: Sequence[_Trial], pace: Pace) -> str:
+    """Return the time left in words, when something runs and every epoch that is left can be judged by earlier ones."""
+    running = sum(trial.state == "running" for trial in trials)
+    pretraining: dict[str, float | None] = {}
+    finetuning: list[float | None] = []
+    for trial in trials:
+        for phase, epochs in trial.remaining().items():
+            seconds = _seconds(trial, phase, epochs, pace)
+            if phase == "pretrain":
+                stage = str(trial.wanted["stage"])
+                earlier = pretraining.get(stage, 0.0)
+                pretraining[stage] = None if seconds is None or earlier is None else max(seconds, earlier)
+            else:
+                finetuning.append(seconds)
+    left = [*pretraining.values(), *finetuning]
+    if not running or any(seconds is None for seconds in left):
+        return ""
+    at_once = f" ({running} at a time)" if running > 1 else ""
+    return f"; about {duration(sum(seconds or 0.0 for seconds in left) / running)} left{at_once}"
+
+
+def _seconds(trial: _Trial, phase: str, epochs: int, pace: Pace) -> float | None:
+    if not epochs:
+        return 0.0
+    each = pace.seconds(trial.config, trial.counts, phase)
+    return None if each is None else each * epochs
+
+
+def _line(trial: _Trial, pace: Pace) -> str:
+    details = {
+        "done": lambda: headline(trial.folder.result() or {}),
+        "running": lambda: _running(trial, pace),
+        "waiting": lambda: f"for its pretraining, which {_where(trial.holder)} computes",
+        "failed": lambda: failure_line(trial.folder.failure()),
+        "collapsed": lambda: failure_line(trial.folder.failure()),
+        "missing": lambda: _begun(trial),
+    }[trial.state]()
+    return f"{trial.folder.id}  {trial.state:9}  {trial.wanted['name']}  {details}".rstrip()
+
+
+def _running(trial: _Trial, pace: Pace) -> str:
+    left = [_seconds(trial, phase, epochs, pace) for phase, epochs in trial.remaining().items()]
+    eta = "" if None in left else f", about {duration(sum(seconds or 0.0 for seconds in left))} left"
+    return f"{_where(trial.holder)}: {_place(trial)}{eta}"
+
+
+def _place(trial: _Trial) -> str:
+    if not trial.rows:
+        return "first epoch"
+    row = trial.rows[-1]
+    section = "pretrain" if row["phase"] == "pretrain" else "finetune"
+    return f"{row['phase']} {row['epoch']}/{trial.config[section]['epochs']}, {row['images_per_second']:.0f} images/s"
+
+
+def _begun(trial: _Trial) -> str:
+    return f"interrupted after {_place(trial)}" if trial.rows and trial.folder.attempts() else ""
+
+
+def _where(at_work: Holder | None) -> str:
+    if at_work is None:
+        return "another process"
+    silent_s = (datetime.now(UTC) - at_work.heartbeat).total_seconds()
+    silence = f", not heard of for {duration(silent_s)}" if silent_s > EXPIRY_S else ""
+    return f"{at_work.describe()}{silence}"
