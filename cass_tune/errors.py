@@ -18,8 +18,8 @@ class UsageError(Exception):
         super().__init__("\n".join(problems))
 
 
-class Terminated(Exception):
-    """The run was ended by SIGTERM, in good order."""
+class Terminated(BaseException):
+    """The run was ended by SIGTERM, in good order; like KeyboardInterrupt no error, and not caught as one."""
 
 
 class Interrupted(Exception):

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from cass_tune.errors import Terminated
+
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
@@ -49,6 +51,24 @@ PROCESS = Stop()
 def on_signal(number: int, *_: object) -> None:
     """Handle a signal by asking this process's trial to stop."""
     PROCESS.request(f"{signal.Signals(number).name} came")
+
+
+@contextmanager
+def terminated_by_signal() -> Iterator[None]:
+    """Let SIGTERM raise `Terminated` in the block, so that it ends in good order; outside the main thread do nothing."""
+
+    def handler(*_: object) -> None:
+        raise Terminated
+
+    try:
+        earlier = signal.signal(signal.SIGTERM, handler)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ used. Endpoint, region and credentials come from the environment (``AWS_ENDPOINT
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import errno
 import json
@@ -14,12 +15,13 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -41,7 +43,8 @@ OBJECT_INTERVAL_S = 10.0
 """Time between two writes of `Lines` to an object store."""
 
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 15.0
-_CONNECT_S, _ANSWER_S = 5.0, 30.0
+_CONNECT_S, _ANSWER_S, _REQUESTS = 5.0, 30.0, 2
+"""Limits of one request, and how often pyarrow sends it before an operation has failed."""
 _CHUNK_BYTES = 16 * 2**20
 _ONE_PUT_BYTES = 5 * 2**20
 """Larger files may be uploaded in several parts (pyarrow does from 10 MiB on)."""
@@ -57,6 +60,7 @@ _REFUSED = re.compile(
 )
 _outages: set[str] = set()
 """The buckets that are away."""
+_outages_lock = threading.Lock()
 
 _Result = TypeVar("_Result")
 
@@ -77,8 +81,8 @@ class StorageError(OSError):
 class ObjectPath:
     """An object or a folder of objects: the part of `pathlib.Path` that records need.
 
-    A folder is there when something lies below it; there is no need to make it. Everything that asks the store raises a
-    `StorageError` when it is away for `PATIENCE_S` or refuses.
+    A folder is there when something lies below it, or lay there until it was deleted; there is no need to make it.
+    Everything that asks the store raises a `StorageError` when it is away for `PATIENCE_S` or refuses.
 
     Args:
         parts: the bucket and the parts of the key.
@@ -240,7 +244,7 @@ def place(text: str | Path | ObjectPath) -> AnyPath:
         )
     parts = tuple(_split(rest))
     if not parts or not re.fullmatch(r"[\w.-]{3,63}", parts[0], re.ASCII) or ".." in parts or "?" in rest:
-        shown = re.sub(r"[^/]*@", "...@", rest.partition("?")[0])
+        shown = re.sub(r".*@", "...@", rest.partition("?")[0])  # a secret may contain slashes
         raise UsageError(
             f"An object store is given as s3://bucket/prefix, but got s3://{shown}. The bucket has 3 to 63 letters, "
             "digits, '.', '-' or '_'; endpoint and credentials are given by the environment alone (AWS_ENDPOINT_URL, "
@@ -295,7 +299,7 @@ def _temporary_name(name: str) -> str:
 @contextmanager
 def _temporary(path: AnyPath) -> Iterator[Path]:
     """Give a path that does not exist: in the same folder, for objects in the system's temporary folder."""
-    folder = path.parent if isinstance(path, Path) else Path(tempfile.gettempdir())
+    folder = _local_folder(path)
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / _temporary_name(path.name)
     try:
@@ -319,7 +323,11 @@ def _sync(path: Path) -> None:
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Make it writable"),
-    **dict.fromkeys((errno.EIO, errno.ESTALE, errno.ENOTCONN), "Check that the disk works and is mounted"),
+    **dict.fromkeys(
+        (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT),
+        "Check that the disk works and is mounted",
+    ),
+    errno.EFBIG: "Allow larger files (ulimit -f)",
 }
 
 
@@ -331,16 +339,22 @@ def _explained(path: AnyPath) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as error:
-        folder = path.parent if isinstance(path, Path) else Path(tempfile.gettempdir())
+        folder = _local_folder(path)
         code = _system_error(error, folder)
         if code not in _ADVICE:
             raise
         what = f"Cannot write {path}" if isinstance(path, Path) else f"Cannot keep {path} in {folder} for the transfer"
-        option = "--results DIR" if isinstance(path, Path) else "the environment variable TMPDIR"
-        advice = f"{_ADVICE[code]}, or name another folder with {option}."
-        raise StorageError(
-            code, f"{what}: {os.strerror(code)} ({_free_bytes(folder)} bytes free there). {advice}"
-        ) from error
+        raise _failed(what, code, path) from error
+
+
+def _local_folder(path: AnyPath) -> Path:
+    return path.parent if isinstance(path, Path) else Path(tempfile.gettempdir())
+
+
+def _failed(what: str, code: int, path: AnyPath) -> StorageError:
+    option = "--results DIR" if isinstance(path, Path) else "the environment variable TMPDIR"
+    advice = f"{_ADVICE[code]}, or name another folder with {option}."
+    return StorageError(code, f"{what}: {os.strerror(code)}{_free_bytes(_local_folder(path))}. {advice}")
 
 
 def _system_error(error: Exception, folder: Path) -> int | None:
@@ -355,8 +369,11 @@ def _system_error(error: Exception, folder: Path) -> int | None:
 
 
 def _free_bytes(folder: Path) -> str:
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    return f"{shutil.disk_usage(there).free:,}"
+    """Return how much room there is, or nothing where that cannot be asked: the disk is away, or the folder secret."""
+    for there in (folder, *folder.parents):
+        with suppress(OSError):
+            return f" ({shutil.disk_usage(there).free:,} bytes free there)"
+    return ""
 
 
 def write_text(path: AnyPath, text: str) -> None:
@@ -377,12 +394,18 @@ def read_json(path: AnyPath) -> Any | None:
         UsageError: the file is not JSON.
         StorageError: the object store is away or refuses.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged: {error}. Delete it; what it recorded is then done again.") from error
+    content = before = None
+    while True:
+        try:
+            content = path.read_bytes()
+            return json.loads(content.decode())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            if content == before:
+                problem = f"{path} is damaged: {error}. Delete it; what it recorded is then done again."
+                raise UsageError(problem) from error
+            before = content  # cut short, if the object was replaced after pyarrow had asked for its length
 
 
 @contextmanager
@@ -396,9 +419,10 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
     if isinstance(path, Path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="cass_tune-", ignore_cleanup_errors=True) as folder:
-        copy = Path(folder) / path.name
+    with ExitStack() as until_read:
         with _explained(path):
+            temporary = tempfile.TemporaryDirectory(prefix="cass_tune-", ignore_cleanup_errors=True)
+            copy = Path(until_read.enter_context(temporary)) / path.name
             _download(path, copy)
         yield copy
 
@@ -432,15 +456,33 @@ def move(source: AnyPath, target: AnyPath) -> None:
 
 
 def remove(path: AnyPath) -> None:
-    """Delete a file, or a folder with all that lies below; a missing one is fine."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        if isinstance(path, ObjectPath):
-            is_folder = path.is_dir()
-            _ask(path, lambda store: store.delete_dir(path.key) if is_folder else store.delete_file(path.key))
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    """Delete a file, or a folder with all that lies below; a missing one is fine.
+
+    Raises:
+        StorageError: it cannot be deleted; says why, and what to do.
+    """
+    try:
+        _remove_object(path) if isinstance(path, ObjectPath) else _remove_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        raise _failed(f"Cannot delete {path}", error.errno, path) from error
+
+
+def _remove_object(path: ObjectPath) -> None:
+    is_folder = path.is_dir()
+    _ask(path, lambda store: store.delete_dir(path.key) if is_folder else store.delete_file(path.key))
+
+
+def _remove_file(path: Path) -> None:
+    while True:
+        is_folder = stat.S_ISDIR(path.lstat().st_mode)  # FileNotFoundError when all is gone
+        with suppress(FileNotFoundError):  # of a file below, which another process has deleted meanwhile
+            shutil.rmtree(path) if is_folder else path.unlink()
 
 
 class Lines:
@@ -448,6 +490,7 @@ class Lines:
 
     Local lines are in the file at once. Those of an object are kept in memory and written by a thread, the whole object
     every `OBJECT_INTERVAL_S`, so that ``append`` never waits; a write that fails is repeated by the next one.
+    Characters that UTF-8 cannot hold, such as those of a file name in another encoding, are escaped.
 
     Args:
         path: the file; what is in it already stays.
@@ -500,7 +543,7 @@ class _LocalLines:
         with _explained(self._path):
             if self._stream is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._stream = self._path.open("a", encoding="utf-8")
+                self._stream = self._path.open("a", encoding="utf-8", errors="backslashreplace")
             self._stream.write(text)
             self._stream.flush()
 
@@ -518,8 +561,8 @@ class _LocalLines:
 class _ObjectLines:
     def __init__(self, path: ObjectPath) -> None:
         self._path = path
-        self._earlier: str | None = None
-        self._lines: list[str] = []
+        self._earlier: bytes | None = None
+        self._lines: list[bytes] = []
         self._written = 0
         self._is_failing = False
         self._one_at_a_time = threading.Lock()
@@ -527,7 +570,7 @@ class _ObjectLines:
         self._thread: threading.Thread | None = None
 
     def append(self, text: str) -> None:
-        self._lines.append(text)
+        self._lines.append(text.encode(errors="backslashreplace"))
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_now_and_then, name=f"lines of {self._path}", daemon=True)
             self._thread.start()
@@ -558,14 +601,14 @@ class _ObjectLines:
                 return
             if self._earlier is None:
                 self._earlier = self._read(patience_s)
-            _write(self._path, "".join([self._earlier, *self._lines[:count]]).encode(), patience_s)
+            _write(self._path, b"".join([self._earlier, *self._lines[:count]]), patience_s)
             self._written = count
 
-    def _read(self, patience_s: float) -> str:
+    def _read(self, patience_s: float) -> bytes:
         try:
-            return _ask(self._path, lambda store: _read(store, self._path.key), patience_s).decode()
+            return _ask(self._path, lambda store: _read(store, self._path.key), patience_s)
         except FileNotFoundError:
-            return ""
+            return b""
 
 
 def _write(path: ObjectPath, data: bytes, patience_s: float | None = None) -> None:
@@ -581,23 +624,68 @@ def _upload(source: Path, path: ObjectPath, patience_s: float | None = None) -> 
     uploaded in parts therefore get a temporary name, and the store copies the complete ones to their own.
     """
     if source.stat().st_size <= _ONE_PUT_BYTES:
-        _ask(path, lambda store: _copy(source, path.key, to=store), patience_s)
+        _ask(path, lambda store: _put(source, path.key, to=store), patience_s)
         return
     temporary = path.with_name(_temporary_name(path.name))
     try:
-        _ask(path, lambda store: _copy(source, temporary.key, to=store), patience_s)
+        _ask(path, lambda store: _put(source, temporary.key, to=store), patience_s)
         _ask(path, lambda store: store.copy_file(temporary.key, path.key), patience_s)
     finally:
         with suppress(OSError):
             _ask(temporary, lambda store: store.delete_file(temporary.key), patience_s=0)
 
 
-def _copy(source: Path, key: str, *, to: S3FileSystem) -> None:
-    # One call of pyarrow, which no exception of a signal's handler interrupts: an open stream that is left completes.
-    from pyarrow.fs import LocalFileSystem, copy_files
+def _put(source: Path, key: str, *, to: S3FileSystem) -> None:
+    """Upload a file; `pyarrow.fs.copy_files` would not say when the last request, often the only one, has failed."""
 
-    local = LocalFileSystem()
-    copy_files(str(source), key, source_filesystem=local, destination_filesystem=to, chunk_size=_CHUNK_BYTES)
+    def put() -> None:
+        with source.open("rb") as content:
+            chunk = content.read(_CHUNK_BYTES)  # before the stream is open: whatever fails then, it completes
+            stream = to.open_output_stream(key, compression=None)
+            try:
+                while chunk:
+                    stream.write(chunk)
+                    chunk = content.read(_CHUNK_BYTES)
+            except BaseException:
+                with suppress(OSError):  # would take the place of the reason
+                    stream.close()
+                raise
+            stream.close()
+
+    _uninterrupted(put)
+
+
+def _uninterrupted(call: Callable[[], None]) -> None:
+    """Make a call that no exception of a signal's handler interrupts: those are raised in the main thread.
+
+    The main thread waits for a bare lock, because such an exception breaks the locks of `threading` and
+    `concurrent.futures` while they are waited for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        call()
+        return
+    outcome: list[BaseException | None] = []
+    running = threading.Lock()
+    running.acquire()
+
+    def run() -> None:
+        try:
+            call()
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+        finally:
+            running.release()
+
+    _thread.start_new_thread(run, ())
+    try:
+        running.acquire()
+    except BaseException:
+        if not outcome:
+            running.acquire()
+        raise
+    if outcome[0] is not None:
+        raise outcome[0]
 
 
 def _download(path: ObjectPath, target: Path) -> None:
@@ -639,7 +727,10 @@ def _ask(path: ObjectPath, operation: Callable[[S3FileSystem], _Result], patienc
         try:
             result = operation(_connection(os.getpid(), path.bucket))
         except FileNotFoundError:
+            _end_outage(path)
             raise _missing(path) from None
+        except ValueError as error:  # an address that pyarrow does not take
+            raise StorageError(None, _refusal(path, error)) from error
         except OSError as error:
             if error.errno is not None:  # of the local file system
                 raise
@@ -661,18 +752,23 @@ def _is_transient(error: OSError) -> bool:
 
 
 def _begin_outage(path: ObjectPath, error: OSError, patience_s: float) -> None:
-    if path.bucket not in _outages:
+    with _outages_lock:
+        is_new = path.bucket not in _outages
         _outages.add(path.bucket)
-        logger.warning("%s cannot be reached, which is tried again for %g s: %s", path, patience_s, _reason(error))
+    if is_new:
+        period = f" for {patience_s:g} s" if patience_s else ""
+        logger.warning("%s cannot be reached, which is tried again%s: %s", path, period, _reason(error))
 
 
 def _end_outage(path: ObjectPath) -> None:
-    if path.bucket in _outages:
+    with _outages_lock:
+        is_over = path.bucket in _outages
         _outages.discard(path.bucket)
+    if is_over:
         logger.info("s3://%s can be reached again", path.bucket)
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     """Return what pyarrow says, without what it was doing and the number of the request."""
     return re.sub(r"^.*?(?=AWS Error)| \(Request ID: .*?\)", "", str(error), flags=re.DOTALL).rstrip(". ")
 
@@ -684,7 +780,7 @@ def _given_up(path: ObjectPath, error: OSError, tried_s: float) -> str:
     )
 
 
-def _refusal(path: ObjectPath, error: OSError) -> str:
+def _refusal(path: ObjectPath, error: Exception) -> str:
     reason = _reason(error)
     if "NO_SUCH_BUCKET" in reason or "RESOURCE_NOT_FOUND" in reason:
         advice = f"There is no bucket {path.bucket!r}: make it, or name another one."
@@ -709,13 +805,15 @@ def _connection(process: int, bucket: str) -> S3FileSystem:
     url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     address = urlsplit(url if "//" in url or not url else f"https://{url}")
+    if url and not address.hostname:
+        raise ValueError("AWS_ENDPOINT_URL has no host name")
     return fs.S3FileSystem(
         endpoint_override=f"{address.netloc.rpartition('@')[2]}{address.path.rstrip('/')}" or None,
         scheme=address.scheme or "https",
         region=region or ("us-east-1" if url else fs.resolve_s3_region(bucket)),
         connect_timeout=_CONNECT_S,
         request_timeout=_ANSWER_S,
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_REQUESTS),
         allow_delayed_open=True,  # small objects are one request
         background_writes=False,  # otherwise a large file is read faster than it is sent, into memory
     )

@@ -15,6 +15,7 @@ from cass_tune.ephemeral import ephemeral
 from cass_tune.errors import Terminated, UsageError
 from cass_tune.execution import Execution
 from cass_tune.identity import RESULTS_VERSION, Inputs
+from cass_tune.notices import terminated_by_signal
 from cass_tune.options import Given, Settings, option, parse
 from cass_tune.overview import failure_line, plan_lines, trial_lines
 from cass_tune.plan import OPEN, Axes, Wanted, describe_data, grid, replicate, resolve, select, to_run, with_controls
@@ -69,7 +70,8 @@ class Study:
             if given.settings.status:
                 console.say(*self._status(given))
                 return EXIT_DONE
-            return _Command(self, given, console, report).run()
+            with terminated_by_signal():
+                return _Command(self, given, console, report).run()
         except UsageError as error:
             Console(sys.stderr).say(*(f"error: {text}" for text in error.problems))
             return EXIT_USAGE

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cass_tune import storage
+from tests.objects import OTHER_SETTINGS, ObjectStore
+
 TEST_DATA = "CASS_TUNE_TEST_DATA"
 
 
@@ -32,3 +35,23 @@ def real_data() -> Path:
     if not place:
         pytest.skip(f"{TEST_DATA} is not set")
     return Path(place).absolute()
+
+
+@pytest.fixture(scope="session")
+def _object_server() -> Iterator[ObjectStore]:
+    with ObjectStore() as server:
+        yield server
+
+
+@pytest.fixture
+def object_store(_object_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """An object store on loopback, which the environment of this process names; a test may pause or kill it."""
+    _object_server.start()
+    for name in OTHER_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in _object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    storage._connection.cache_clear()
+    yield _object_server
+    _object_server.resume()
+    storage._connection.cache_clear()

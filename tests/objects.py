@@ -1,40 +1,52 @@
-"""An object store for tests: a moto server in a process of its own, on loopback, that can be away for a while."""
+"""An object store for tests: a moto server in a process of its own, on loopback, that can be away or fail."""
 
 from __future__ import annotations
 
+import json
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from xml.etree import ElementTree
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTACCESSKEY000", "test-secret/of+object-store-6f1c2e"
+OTHER_SETTINGS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_DEFAULT_REGION",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+)
+"""What may be in the environment and would count besides `ObjectStore.environment`."""
+SIGNED = {
+    "Authorization": f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/20260101/us-east-1/s3/aws4_request, Signature=0",
+    "Content-Type": "application/octet-stream",
+}
+"""Headers of a request by the owner of the buckets; moto checks no signature."""
 START_S = 60.0
 ANSWER_S = 10.0
 
-SERVER = """
-import ctypes, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the tests, however they end
-from moto.server import main
-main(["-H", "127.0.0.1", "-p", sys.argv[1]])
-"""
-
 
 class ObjectStore:
-    """A running moto server; what it stores is in its memory. Use it in a ``with`` statement, or end it with `kill`."""
+    """A running moto server; what it stores is in its memory. Use it in a ``with`` statement, or end it with `kill`.
+
+    It ends with the thread that made it, however that ends.
+    """
 
     def __init__(self) -> None:
-        self._port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self._process: subprocess.Popen[str] | None = None
         self.start()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,15 +63,16 @@ class ObjectStore:
         """Start the server unless it runs, empty and at the same address as before, and wait until it answers."""
         if self._process is not None and self._process.poll() is None:
             return
-        command = [sys.executable, "-c", SERVER, str(self._port)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        command = [sys.executable, str(Path(__file__).with_name("object_server.py")), str(self.port)]
+        quiet = subprocess.DEVNULL
+        self._process = subprocess.Popen(command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, text=True)
+        assert self._process.stdout is not None
+        port = self._process.stdout.readline()
         deadline = time.monotonic() + START_S
-        while not self._answers():
+        while not port or not self._answers(int(port)):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise RuntimeError(f"moto's server does not answer at {self.url}")
+                raise RuntimeError(f"the object store of the tests does not start: {' '.join(command)}")
             time.sleep(0.05)
 
     def pause(self) -> None:
@@ -75,21 +88,52 @@ class ObjectStore:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            if self._process.stdout is not None:
+                self._process.stdout.close()
+
+    @contextmanager
+    def failing(
+        self, pattern: str = "", status: int = 503, code: str = "ServiceUnavailable", times: int = -1
+    ) -> Iterator[None]:
+        """Let requests fail until the block ends.
+
+        Args:
+            pattern: regular expression of their method, path and query, such as ``PUT .*partNumber=2``.
+            status: HTTP status of the answer.
+            code: S3's name of the error.
+            times: how many fail; all when negative.
+        """
+        self._fail({"pattern": pattern, "status": status, "code": code, "times": times})
+        try:
+            yield
+        finally:
+            self._fail(None)
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Accept no credentials until the block ends."""
+        self._request("POST", "/moto-api/reset-auth", b"0")
+        try:
+            yield
+        finally:
+            self._request("POST", "/moto-api/reset-auth", b"inf")
 
     def make_bucket(self, name: str) -> None:
         """Make an empty bucket."""
         self._request("PUT", f"/{name}")
 
     def objects(self, bucket: str) -> dict[str, int]:
-        """Return the size in bytes of every object by key."""
-        tree = ElementTree.fromstring(self._request("GET", f"/{bucket}?list-type=2"))
-        found = [item for item in tree.iter() if item.tag.endswith("}Contents")]
-        return {_text(item, "Key"): int(_text(item, "Size")) for item in found}
+        """Return the size in bytes of every object by key; at most 1000."""
+        items = self._listed(f"/{bucket}?list-type=2", "Contents")
+        return {_text(item, "Key"): int(_text(item, "Size")) for item in items}
+
+    def content(self, bucket: str, key: str) -> bytes:
+        """Return the content of an object."""
+        return self._request("GET", f"/{bucket}/{key}")
 
     def uploads(self, bucket: str) -> list[str]:
         """Return the keys of the uploads in parts that are not complete."""
-        tree = ElementTree.fromstring(self._request("GET", f"/{bucket}?uploads"))
-        return [_text(item, "Key") for item in tree.iter() if item.tag.endswith("Upload")]
+        return [_text(item, "Key") for item in self._listed(f"/{bucket}?uploads", "Upload")]
 
     def __enter__(self) -> ObjectStore:
         return self
@@ -103,15 +147,23 @@ class ObjectStore:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def _answers(self) -> bool:
+    def _answers(self, port: int) -> bool:
+        self.port = port
         try:
             self._request("GET", "/moto-api/")
         except OSError:
             return False
         return True
 
-    def _request(self, method: str, path: str) -> bytes:
-        request = urllib.request.Request(f"{self.url}{path}", method=method)
+    def _fail(self, rule: dict[str, str | int] | None) -> None:
+        self._request("PUT", "/failures", json.dumps(rule).encode())
+
+    def _listed(self, path: str, kind: str) -> list[ElementTree.Element]:
+        tree = ElementTree.fromstring(self._request("GET", path))
+        return [item for item in tree.iter() if _name(item) == kind]
+
+    def _request(self, method: str, path: str, data: bytes | None = None) -> bytes:
+        request = urllib.request.Request(f"{self.url}{path}", data, SIGNED, method=method)
         with _without_proxy.open(request, timeout=ANSWER_S) as answer:
             return answer.read()
 
@@ -119,11 +171,9 @@ class ObjectStore:
 _without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _name(item: ElementTree.Element) -> str:
+    return item.tag.rpartition("}")[2]
 
 
 def _text(item: ElementTree.Element, name: str) -> str:
-    return next(child.text or "" for child in item if child.tag.rpartition("}")[2] == name)
+    return next(child.text or "" for child in item if _name(child) == name)

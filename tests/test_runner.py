@@ -208,7 +208,7 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tmp_path: P
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_study_continues_with_what_is_missing(tmp_path: Path, sent: signal.Signals, code: int) -> None:
-    line = ["--pretrain.learning-rate", "0.001", "--finetune.epochs", "150"]  # seconds longer than it takes to stop
+    line = ["--pretrain.learning-rate", "0.001", "--finetune.epochs", "100"]  # seconds longer than it takes to stop
     study = _start(tmp_path, *line)
     _wait_for("stages/*/epochs/*.jsonl", study, tmp_path)
     study.send_signal(sent)

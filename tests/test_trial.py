@@ -288,7 +288,7 @@ def test_class_weights_are_recorded_by_name(tmp_path: Path, monkeypatch: pytest.
     """Rare classes weigh more (D4), each by its own name (D15), from the labelled images alone."""
     kept = [i for i in LISTING.items if i.label != "notumor" or i.path[-1] not in "02468"]
     uneven = replace(LISTING, items=tuple(kept), fingerprint="0" * 64)
-    monkeypatch.setattr(trial_module, "list_images", lambda data: uneven)
+    monkeypatch.setattr(trial_module, "list_images", lambda data, progress: uneven)
     results, described = Results(tmp_path), control(TRIAL)
     list(run_trial(described, results, RunOptions()))
     found = results.trial(trial_digest(described, read_inputs(described, uneven))).result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,10 +38,12 @@ def ray_session(address: str | None) -> Iterator[None]:
         UsageError: the cluster cannot be reached, or a node has other versions.
     """
     os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the records below the results root have every error
     if ray.is_initialized():  # the caller's own session, in a test or a notebook
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
+    terminate = signal.getsignal(signal.SIGTERM)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with _loopback() if address is None else contextlib.nullcontext():
         try:
@@ -48,10 +51,17 @@ def ray_session(address: str | None) -> Iterator[None]:
                 ray.init("local", **common, include_dashboard=False, _node_ip_address="127.0.0.1")
             else:
                 _join(address, common)
+            _set_handler(terminate)
             check_nodes()
             yield
         finally:
             ray.shutdown()
+
+
+def _set_handler(handler: Any) -> None:
+    """Take SIGTERM back from Ray, whose handler ends the process without a word."""
+    with contextlib.suppress(ValueError):  # outside the main thread Ray has not touched it
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager

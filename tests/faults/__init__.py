@@ -1,0 +1,1 @@
+"""Faults injected into running studies: everything survives, and the results are those of an undisturbed run."""
