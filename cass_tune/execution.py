@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 import traceback
@@ -9,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from cass_tune import ending
 from cass_tune.config import ARMS, Trial
 from cass_tune.console import Console, Progress
 from cass_tune.data.listing import Listing
@@ -201,11 +203,24 @@ class Execution:
             rest = list(missing)
             for _ in range(ROUNDS):
                 runner.run_trials(
-                    rest, self.results, options, study=self.study, resources=resources, events=events, stop=self.stop
+                    rest,
+                    self.results,
+                    options,
+                    study=self.study,
+                    resources=resources,
+                    events=events,
+                    stop=self.stop,
+                    leave=self._leave,
                 )
                 rest = [item for item in rest if not progress.has_settled([str(item.digest)])]
                 if self.stop.reason or not rest:
                     return
+
+    def _leave(self, is_terminated: bool) -> None:
+        """End this process at once, with the line and the exit code of a run that was interrupted."""
+        code = ending.TERMINATED if is_terminated else ending.INTERRUPTED
+        self.console.say(ending.last_line(code))
+        os._exit(code)
 
 
 def _distinct_arms(trials: Sequence[Trial]) -> list[tuple[Trial, str]]:

@@ -55,7 +55,7 @@ def on_signal(number: int, *_: object) -> None:
 
 @contextmanager
 def terminated_by_signal() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` in the block, so that it ends in good order; outside the main thread do nothing."""
+    """Let SIGTERM raise `Terminated` in the block, so that it ends in good order; only in the main thread."""
 
     def handler(*_: object) -> None:
         raise Terminated
@@ -123,25 +123,31 @@ def command_source(command: str) -> Source:
 
 @contextmanager
 def watched(stop: Stop, sources: Sequence[Source]) -> Iterator[None]:
-    """Ask every source once per second, in a thread, until one says why to stop or the block ends."""
+    """Ask every source at once and then once per second, in a thread, until one says why to stop or the block ends."""
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(POLL_S):
-            for source in sources:
-                try:
-                    reason = source()
-                except Exception as error:  # a broken source must not end the trial
-                    logger.debug("a source of notices failed: %s", error)
-                    continue
-                if reason:
-                    stop.request(reason)
-                    return
+            if _ask(sources, stop):
+                return
 
-    thread = threading.Thread(target=watch, name="notices", daemon=True)
-    if sources:
-        thread.start()
+    if sources and not _ask(sources, stop):
+        threading.Thread(target=watch, name="notices", daemon=True).start()
     try:
         yield
     finally:
         over.set()
+
+
+def _ask(sources: Sequence[Source], stop: Stop) -> bool:
+    """Return whether a source says why to stop, which is then requested."""
+    for source in sources:
+        try:
+            reason = source()
+        except Exception as error:  # a broken source must not end the trial
+            logger.debug("a source of notices failed: %s", error)
+            continue
+        if reason:
+            stop.request(reason)
+            return True
+    return False

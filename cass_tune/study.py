@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cass_tune import ending
 from cass_tune.config import SECTIONS, Pretrain, Trial, with_field
 from cass_tune.console import Console
 from cass_tune.data.listing import Listing
@@ -22,7 +23,7 @@ from cass_tune.plan import OPEN, Axes, Wanted, describe_data, grid, replicate, r
 from cass_tune.presets import PRESETS, values_of
 from cass_tune.results import Results, StudyFolder, find_study
 from cass_tune.status import status_lines
-from cass_tune.storage import place
+from cass_tune.storage import StorageError, place
 
 Report = Callable[[StudyFolder, Mapping[str, object]], str]
 
@@ -30,7 +31,6 @@ DRY_RUN = (
     "Dry run: nothing was run, and these were not checked: that timm has the networks and their weights, "
     "and that there is a device for them."
 )
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +69,21 @@ class Study:
             )
             if given.settings.status:
                 console.say(*self._status(given))
-                return EXIT_DONE
+                return ending.DONE
             with terminated_by_signal():
                 return _Command(self, given, console, report).run()
         except UsageError as error:
             Console(sys.stderr).say(*(f"error: {text}" for text in error.problems))
-            return EXIT_USAGE
+            return ending.USAGE
+        except StorageError as error:
+            Console(sys.stderr).say(f"error: {error}")
+            return ending.STORAGE
         except KeyboardInterrupt:
-            console.say("Interrupted. What is saved is kept; the same command goes on from it.")
-            return EXIT_INTERRUPTED
+            console.say(ending.last_line(ending.INTERRUPTED))
+            return ending.INTERRUPTED
         except Terminated:
-            console.say("Terminated. What is saved is kept; the same command goes on from it.")
-            return EXIT_TERMINATED
+            console.say(ending.last_line(ending.TERMINATED))
+            return ending.TERMINATED
 
     def _status(self, given: Given) -> Iterator[str]:
         """Yield the state of every variant of this study that the options name."""
@@ -127,7 +130,7 @@ class _Command:
         self.console.say(*plan_lines(wanted, missing, self.results, listing, " ".join(unchecked)))
         if self.settings.dry_run or listing is None:
             self.console.say(*(f"  {line}" for line in trial_lines(wanted, self.results)), DRY_RUN)
-            return EXIT_DONE
+            return ending.DONE
         return self._run(wanted, missing, listing)
 
     def _refuse(self, trials: Sequence[Trial], listing: Listing | None, unchecked: Sequence[str]) -> None:
@@ -248,11 +251,11 @@ class _Command:
                 "Stopped: the first trials failed with the same error before any training step, so the others would "
                 f"too. Mend it and run the same command again. {failure_line(self.execution.common_failure)}"
             )
-            return EXIT_FAILED
+            return ending.FAILED
         if not {*OPEN}.isdisjoint(states):
-            self.console.say("Interrupted: trials are missing; the same command goes on from what is saved.")
-            return EXIT_INTERRUPTED
-        return EXIT_DONE if all(state == "done" for state in states) else EXIT_FAILED
+            self.console.say(ending.last_line(ending.INTERRUPTED))
+            return ending.INTERRUPTED
+        return ending.DONE if all(state == "done" for state in states) else ending.FAILED
 
 
 def check_against_data(trials: Sequence[Trial], listing: Listing) -> None:

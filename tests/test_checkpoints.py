@@ -252,22 +252,41 @@ def failing_at(number: int, error: BaseException) -> Callable[[str, AnyPath], No
     return fail
 
 
+ERRORS = {"full": OSError(errno.ENOSPC, "full"), "interrupt": KeyboardInterrupt()}
+
+
 @pytest.mark.parametrize("number", range(1, STEPS + 1))
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()], ids=["full", "interrupt"])
+@pytest.mark.parametrize("folder", ["local"], indirect=True)
+@pytest.mark.parametrize("kind", ERRORS)
 def test_an_error_at_a_step_leaves_the_earlier_ones_and_nothing_else(
-    folder: AnyPath, monkeypatch: pytest.MonkeyPatch, told: Callable[[], list[str]], number: int, error: BaseException
+    folder: AnyPath, monkeypatch: pytest.MonkeyPatch, told: Callable[[], list[str]], number: int, kind: str
 ) -> None:
     store = Checkpoints(folder)
     names = [store.write(state(step)) for step in (1, 2)]
     before = files(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "between_steps", failing_at(number, error))
-        with pytest.raises(StorageError if isinstance(error, OSError) else KeyboardInterrupt):
+        patch.setattr(storage, "between_steps", failing_at(number, ERRORS[kind]))
+        with pytest.raises(StorageError if kind == "full" else KeyboardInterrupt):
             store.write(state(3))
     assert store.names() == names and files(folder) == before
     assert is_state(store.newest(), 2)
     store.write(state(4))
     assert store.names()[:-1] == names[1:] and is_state(store.newest(), 4) and not told()
+
+
+@pytest.mark.parametrize("number", range(1, STEPS + 1))
+@pytest.mark.parametrize("folder", ["object store"], indirect=True)
+def test_an_error_at_a_step_in_an_object_store(
+    folder: AnyPath, monkeypatch: pytest.MonkeyPatch, told: Callable[[], list[str]], number: int
+) -> None:
+    store = Checkpoints(folder)
+    name = store.write(state(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "between_steps", failing_at(number, ERRORS["full"]))
+        with pytest.raises(StorageError):
+            store.write(state(2))
+    assert store.names() == [name] and len(files(folder)) == 2
+    assert is_state(store.newest(), 1) and not told()
 
 
 def test_the_steps_of_a_write(folder: AnyPath, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +383,6 @@ def test_an_object_store_that_fails_in_the_middle(object_store: ObjectStore, mon
             store.write(large)
         assert store.names() == [name] and len(files(store.folder)) == 2
     assert is_state(store.newest(), 1)
-    monkeypatch.undo()
 
 
 # Checkpoints while training goes on

@@ -804,7 +804,6 @@ def test_no_room_for_the_transfer(full_disk: Path, bucket: ObjectPath, monkeypat
         with pytest.raises(StorageError, match=expected), local_copy(path):
             pass
     assert names(full_disk) == ["file.txt"]
-    monkeypatch.undo()
 
 
 def test_lines_on_a_full_disk_are_written_when_there_is_room(tmp_path: Path) -> None:

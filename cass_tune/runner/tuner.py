@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from cass_tune.errors import Terminated
 from cass_tune.notices import Stop, stopped_by_signals
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
+from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
 from cass_tune.runner.trainable import trainable
@@ -43,6 +44,7 @@ def run_trials(
     resources: Mapping[str, float],
     events: TrialEvents,
     stop: Stop,
+    leave: Callable[[bool], None],
 ) -> ResultGrid:
     """Run trials by Ray Tune within a session.
 
@@ -57,6 +59,7 @@ def run_trials(
         resources: ``cpu`` and ``gpu`` of one trial.
         events: told about every start, row and end.
         stop: a request to stop the study.
+        leave: ends this process when Ray does not answer any more after a stop; told whether SIGTERM came.
 
     Returns:
         Ray's own record of the run.
@@ -85,7 +88,16 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=-1),
         ),
     )
-    with stopped_by_signals(stop) as came:
+    folders = [results.trial(str(w.digest)) for w in wanted]
+    with (
+        stopped_by_signals(stop) as came,
+        leaving_for_sure(
+            stop,
+            lambda: any(folder.is_held() for folder in folders),
+            lambda: leave(signal.SIGTERM in came),
+            most_s=STOP_S,
+        ),
+    ):
         grid = tuner.fit()
     if signal.SIGTERM in came:
         raise Terminated
