@@ -18,7 +18,7 @@ AXES = ("pretrain.batch_size", "data.label_fraction")
 Parse = Callable[..., Given]
 
 OPTIONS = """
---dry-run --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights
+--dry-run --status --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights
 --local --address --device --gpus-per-trial --cpus-per-trial --threads --workers
 --checkpoint-every-minutes --max-failures --preemption-command
 --data --data.name --data.root --data.table --data.path-column --data.label-column --data.split-column
