@@ -99,6 +99,7 @@ def pretrained(attempt: Attempt, parts: Parts, pixels: Pixels) -> Generator[Reco
 
 def _stored(attempt: Attempt, stage: StageFolder, rows: Sequence[Record]) -> Pretrained:
     record = stage.end_record(len(rows))
+    attempt.alerts.kernels.update(record["environment"].get("nondeterministic", ()))
     return Pretrained(
         stage=stage,
         rows=rows,

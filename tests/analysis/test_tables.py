@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from analysis.groups import split
 from analysis.published import select
 from analysis.results import load, read_plans, study_axes
 from analysis.statistics import summarise
+from cass_tune.leases import Lease
 from tests.analysis.synthetic import BRAIN_MRI, BRAIN_MRI_SUBSET, LARGE, PHANTOM, SMALL, TIMM, Root, cells, replace
 from tests.small import local
 
@@ -125,6 +127,31 @@ def test_one_seed_has_no_interval(root: Root) -> None:
     assert "0.700 (n=1)" in tables.render(root.study)
     tables.report(root.study)
     assert "0.700 (n=1, no interval)" in (root.study.tables / "DEMO_f1.md").read_text()
+
+
+def test_trials_that_crossed_kinds_of_device_are_marked_and_counted(root: Root) -> None:
+    finish(root, EIGHT[1:], SCORES[1:])
+    root.finish(EIGHT[0], SCORES[0], devices=["cuda (NVIDIA T4)", "cpu (AMD EPYC, 1 thread)"])
+    finish(root, SIXTEEN)
+    text = tables.report(root.study)
+    note = "# More than one kind of device computed 1 of 3 seeds at batch_size=8: these numbers need not repeat."
+    assert note in text
+    rows = [line for line in text.splitlines() if line.startswith("cnn  ")]
+    assert ["#" in row for row in rows] == [True, False, False]
+    (markdown,) = local(root.study.tables).glob("*.md")
+    assert "\\# More than one kind" in markdown.read_text()
+
+
+def test_a_trial_that_runs_is_shown_as_running(root: Root) -> None:
+    finish(root, SIXTEEN)
+    folders = [root.results.trial(root.digest(trial)) for trial in EIGHT]
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(Lease.acquire(folder.path, "a1"))
+        text = tables.render(root.study)
+    row = next(line for line in text.splitlines() if line.startswith("cnn") and line.endswith("0/3, 3 running"))
+    assert row.split()[3] == "running"
+    assert "running (3 of 9 trials): " in text
 
 
 def test_collapsed_outputs_are_marked_and_counted(root: Root) -> None:
