@@ -4,14 +4,28 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+FAULTS ?= 100
+SPOT = results/demo-spot
+SPOT_RUN = $(RUN) -m studies.batch_ablation --results $(SPOT) --checkpoint-every-minutes 0.05
 
-.PHONY: demo test lint clean
+.PHONY: demo demo-spot test faults lint clean
 
 demo: $(VENV)/installed
 	$(RUN) -m studies.batch_ablation
 
+# The demo, killed while it trains and run again: the lines that begin with `resumed` say where each trial went on.
+demo-spot: $(VENV)/installed
+	rm -rf $(SPOT)
+	$(SPOT_RUN) & pid=$$!; \
+	  until ls $(SPOT)/stages/*/checkpoints/*.json >/dev/null 2>&1; do kill -0 $$pid || exit 1; sleep 0.2; done; \
+	  sleep 5; echo "--- SIGKILL"; kill -KILL $$pid
+	$(SPOT_RUN)
+
 test: $(VENV)/installed
 	$(RUN) -m pytest
+
+faults: $(VENV)/installed
+	$(RUN) -m tests.faults.campaign --faults $(FAULTS)
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
