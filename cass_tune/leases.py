@@ -446,9 +446,11 @@ def _claim(folder: AnyPath, mine: Holder, stale: _Found | None = None) -> bool:
 
 
 def _displace(path: Path, stale: _Found) -> None:
-    """Remove a stale record and no other, even where there are no locks."""
+    """Remove a stale record and no other; where there are no locks, as nearly as that can be done."""
     aside = _temporary(path)
     with suppress(FileNotFoundError):
+        if path.read_bytes() != stale.content:  # replaced while it was judged
+            return
         path.rename(aside)
         try:
             if aside.read_bytes() != stale.content:

@@ -479,10 +479,12 @@ def _remove_object(path: ObjectPath) -> None:
 
 
 def _remove_file(path: Path) -> None:
-    while True:
-        is_folder = stat.S_ISDIR(path.lstat().st_mode)  # FileNotFoundError when all is gone
+    if not stat.S_ISDIR(path.lstat().st_mode):
+        path.unlink()  # once: what another process puts in its place stays
+        return
+    while path.exists():
         with suppress(FileNotFoundError):  # of a file below, which another process has deleted meanwhile
-            shutil.rmtree(path) if is_folder else path.unlink()
+            shutil.rmtree(path)
 
 
 class Lines:
