@@ -20,10 +20,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from cass_tune.storage import AnyPath, StorageError, local_copy, remove, whole_file, write_json
+from cass_tune.storage import AnyPath, StorageError, patience, remove, sweep, whole_file, write_json
 from cass_tune.training.state import State
 
 logger = logging.getLogger(__name__)
@@ -90,11 +90,17 @@ class Checkpoints:
         except StorageError as error:
             size = sum(tensor.nbytes for tensor in state.tensors.values())
             raise StorageError(error.errno, f"{error.strerror} A checkpoint takes {size:,} bytes.") from error
+        self._prune(name)
+        return name
+
+    def _prune(self, name: str) -> None:
+        """Delete all before a checkpoint but the newest two that are whole; what fails is done after the next one."""
         newest = [old for old in self.names() if old not in self._others | self._damaged][-KEPT:]
         for old in self._files():
             if old < name[:6] and old not in (*newest, *self._others):
-                self._remove(old)
-        return name
+                with suppress(OSError):
+                    self._remove(old)
+        sweep(self.folder)
 
     def _write(self, name: str, state: State, check: Callable[[], None]) -> None:
         path = self.folder / f"{name}.safetensors"
@@ -106,8 +112,8 @@ class Checkpoints:
             record = {"values": dict(state.values), "sha256": digest}
             write_json(self.folder / f"{name}.json", {**record, "checksum": _checksum(record)})
         except BaseException:
-            with suppress(OSError):
-                remove(path)
+            with suppress(OSError), patience(0):
+                self._remove(name)
             raise
 
     def _remove(self, name: str) -> None:
@@ -139,18 +145,22 @@ class Checkpoints:
             record = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
             if record.pop("checksum") != _checksum(record):
                 raise ValueError("its description was changed")
-        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
+        except StorageError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             self._warn(name, error)
             return None
         return record
 
     def _tensors(self, name: str, record: Mapping[str, Any]) -> dict[str, Tensor] | None:
         try:
-            with local_copy(self.folder / f"{name}.safetensors") as path:
-                if sha256(path) != record["sha256"]:
-                    raise ValueError("its content was changed")
-                return load_file(path)
-        except (ValueError, FileNotFoundError) as error:
+            content = (self.folder / f"{name}.safetensors").read_bytes()  # no map of a file that may be deleted
+            if hashlib.sha256(content).hexdigest() != record["sha256"]:
+                raise ValueError("its content was changed")
+            return load(content)
+        except StorageError:
+            raise
+        except (ValueError, OSError) as error:
             self._warn(name, error)
             return None
 
@@ -191,16 +201,19 @@ class Checkpointer:
         self.stalls_s: list[float] = []
 
     def after_step(self) -> None:
-        """Write a checkpoint when the interval is over; wait for the one before if it is still being written."""
-        if time.monotonic() - self._last >= self._every_s:
-            self._settle()
-            self._begin()
+        """Write a checkpoint when the interval is over, and the one before has been written."""
+        if time.monotonic() - self._last < self._every_s:
+            return
+        if self._is_writing():
+            self._check_promise()
+            return
+        self._settle()
+        self._begin()
 
     def after_epoch(self) -> None:
         """Write a checkpoint when the last one is old enough to be worth it."""
         least_s = max(EPOCH_END_S, self._longest_stall_s / LARGEST_STALL)
-        busy = self._writing is not None and not self._writing.done()
-        if not busy and time.monotonic() - self._last >= min(least_s, self._every_s):
+        if not self._is_writing() and time.monotonic() - self._last >= min(least_s, self._every_s):
             self._settle()
             self._begin()
 
@@ -220,6 +233,16 @@ class Checkpointer:
         """Wait for the write in flight; its failure no longer matters."""
         self._thread.shutdown(wait=True)
 
+    def _is_writing(self) -> bool:
+        return self._writing is not None and not self._writing.done()
+
+    def _check_promise(self, error: OSError | None = None) -> None:
+        """Raise when no state has been saved for longer than the promise allows."""
+        unsaved_s = time.monotonic() - self._last_written
+        if unsaved_s > self._every_s + PATIENCE_S:
+            text = f"No checkpoint could be written in {self._checkpoints.folder} for {unsaved_s:.0f} s."
+            raise StorageError(error.errno if error else None, f"{text} {error or ''}".strip()) from error
+
     def _begin(self) -> None:
         started = time.monotonic()
         self._last = started
@@ -236,9 +259,8 @@ class Checkpointer:
         try:
             self._writing.result()
             self._last_written = self._last
-        except StorageError as error:
-            if time.monotonic() - self._last_written > self._every_s + PATIENCE_S:
-                raise
+        except OSError as error:
+            self._check_promise(error)
             logger.warning("no checkpoint could be written, training goes on: %s", error)
         finally:
             self._writing = None

@@ -25,9 +25,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from cass_tune.errors import UsageError
@@ -58,6 +59,8 @@ _REFUSED = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_SIGNATURE|UNRECOGNIZED_CLIENT|ExpiredToken"
     r"|InvalidToken|INVALID_CLIENT_TOKEN_ID|REQUEST_EXPIRED|MISSING_AUTHENTICATION_TOKEN|HTTP status 40[013]"
 )
+_MAY_PASS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+_own = threading.local()
 _outages: set[str] = set()
 """The buckets that are away."""
 _outages_lock = threading.Lock()
@@ -487,11 +490,54 @@ def _remove_file(path: Path) -> None:
             shutil.rmtree(path)
 
 
+def patiently(write: Callable[[], _Result], between: Callable[[], None] = lambda: None) -> _Result:
+    """Return what a write returns; while a disk is full or away, try again for `PATIENCE_S`, as for an object store.
+
+    Args:
+        write: can be repeated.
+        between: called before each further try; what it raises ends the waiting.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    deadline, is_said = time.monotonic() + PATIENCE_S, False
+    while True:
+        try:
+            return write()
+        except StorageError as error:
+            if error.errno not in _MAY_PASS or time.monotonic() > deadline:
+                raise
+            if not is_said:
+                logger.warning("tried again for %g s: %s", PATIENCE_S, error)
+            is_said = True
+        between()
+        time.sleep(_FIRST_DELAY_S)
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Let this thread try an object store that is away again for so long, in place of `PATIENCE_S`, in the block."""
+    before = getattr(_own, "patience_s", None)
+    _own.patience_s = seconds
+    try:
+        yield
+    finally:
+        _own.patience_s = before
+
+
+def sweep(folder: AnyPath) -> None:
+    """Delete what writers that were killed have left in a folder; only its holder may do so. Does not raise."""
+    with suppress(OSError):
+        for path in folder.iterdir() if isinstance(folder, Path) and folder.is_dir() else ():
+            if path.name.startswith(".") and path.name.endswith(".tmp"):
+                remove(path)
+
+
 class Lines:
     """A text file that only grows, with one writer; it is made by the first line.
 
     Local lines are in the file at once. Those of an object are kept in memory and written by a thread, the whole object
-    every `OBJECT_INTERVAL_S`, so that ``append`` never waits; a write that fails is repeated by the next one.
+    every `OBJECT_INTERVAL_S`, so that ``append`` never waits. What cannot be written is kept and written with the next.
     Characters that UTF-8 cannot hold, such as those of a file name in another encoding, are escaped.
 
     Args:
@@ -504,10 +550,9 @@ class Lines:
         self._is_closed = False
 
     def append(self, line: str) -> None:
-        """Append a line.
+        """Append a line; one that cannot be written for the moment is warned about.
 
         Raises:
-            StorageError: a local file cannot be written.
             ValueError: it is closed.
         """
         if self._is_closed:
@@ -533,30 +578,44 @@ class Lines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except StorageError as failure:
+            if error is None:
+                raise
+            logger.warning("%s is not complete: %s", self.path, failure)
 
 
 class _LocalLines:
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stream: TextIO | None = None
+        self._stream: FileIO | None = None
+        self._pending = b""
+        self._is_failing = False
 
     def append(self, text: str) -> None:
-        with _explained(self._path):
-            if self._stream is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._stream = self._path.open("a", encoding="utf-8", errors="backslashreplace")
-            self._stream.write(text)
-            self._stream.flush()
+        self._pending += text.encode(errors="backslashreplace")
+        try:
+            self.flush()
+            self._is_failing = False
+        except StorageError as error:
+            if not self._is_failing:
+                logger.warning("%s is not up to date, which is tried again: %s", self._path, error)
+            self._is_failing = True
 
     def flush(self) -> None:
-        if self._stream is not None:
-            with _explained(self._path):
-                self._stream.flush()
+        with _explained(self._path):
+            while self._pending:
+                if self._stream is None:
+                    self._path.parent.mkdir(parents=True, exist_ok=True)
+                    self._stream = self._path.open("ab", buffering=0)
+                self._pending = self._pending[self._stream.write(self._pending) :]
 
     def close(self) -> None:
-        if self._stream is not None:
-            with _explained(self._path):
+        try:
+            self.flush()
+        finally:
+            if self._stream is not None:
                 self._stream.close()
 
 
@@ -724,6 +783,8 @@ def _ask(path: ObjectPath, operation: Callable[[S3FileSystem], _Result], patienc
         StorageError: the store is away for too long, or refuses.
     """
     started, delay_s = time.monotonic(), _FIRST_DELAY_S
+    if patience_s is None:
+        patience_s = getattr(_own, "patience_s", None)
     patience_s = PATIENCE_S if patience_s is None else patience_s
     while True:
         try:

@@ -478,6 +478,7 @@ def test_a_step_writes_only_when_the_interval_is_over(tmp_path: Path, clock: Clo
     training.checkpointer.after_step()
     training.checkpointer.after_step()
     assert training.states == 1
+    training.wait()
     clock.ahead_s = 120
     training.checkpointer.after_step()
     assert training.states == 2 and len(training.checkpointer.stalls_s) == 3  # two copies, one wait
@@ -533,16 +534,29 @@ def test_one_write_at_a_time(tmp_path: Path, clock: Clock, gate: Gate) -> None:
     training.checkpointer.after_step()
     assert training.states == 1, "a write is under way"
     clock.ahead_s += 30
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(training.checkpointer.after_step)
-        with pytest.raises(TimeoutError):
-            waiting.result(0.2)
-        assert training.states == 1
-        gate.open()
-        waiting.result()
+    training.checkpointer.after_step()
+    assert training.states == 1, "training does not wait for it"
+    gate.open()
+    training.wait()
+    training.checkpointer.after_step()
     assert training.states == 2 and gate.most == 1
     training.checkpointer.close()
     assert len(training.store.names()) == 2 and gate.most == 1
+
+
+def test_a_write_that_does_not_end_stops_the_training_when_the_promise_is_broken(
+    tmp_path: Path, clock: Clock, gate: Gate
+) -> None:
+    training = Training(tmp_path, every_s=60)
+    clock.ahead_s = 60
+    training.checkpointer.after_step()
+    clock.ahead_s = 60 + checkpoints.PATIENCE_S - 5
+    training.checkpointer.after_step()
+    clock.ahead_s = 60 + checkpoints.PATIENCE_S + 5
+    with pytest.raises(StorageError, match=r"No checkpoint could be written in .* for 66\d s"):
+        training.checkpointer.after_step()
+    gate.open()
+    training.checkpointer.close()
 
 
 def test_what_is_written_is_the_state_of_its_step(tmp_path: Path, clock: Clock, gate: Gate) -> None:
@@ -652,6 +666,7 @@ def test_a_lost_folder_stops_the_training_at_the_next_checkpoint(tmp_path: Path,
     training.lost = True
     clock.ahead_s = 60
     training.checkpointer.after_step()
+    training.wait()
     clock.ahead_s = 120
     with pytest.raises(HoldLost):
         training.checkpointer.after_step()

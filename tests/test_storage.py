@@ -837,15 +837,77 @@ def test_no_room_for_the_transfer(full_disk: Path, bucket: ObjectPath, monkeypat
     assert names(full_disk) == ["file.txt"]
 
 
-def test_lines_on_a_full_disk_are_written_when_there_is_room(tmp_path: Path) -> None:
-    with file_limit(4096), pytest.raises(StorageError, match=r"Cannot write .*log.txt: File too large.*ulimit -f"):
-        lines = Lines(tmp_path / "log.txt")
+def test_lines_on_a_full_disk_are_written_when_there_is_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = Lines(tmp_path / "log.txt")
+    with file_limit(4096):
         for number in range(100):
             lines.append(f"{number:099d}")
+        assert (tmp_path / "log.txt").stat().st_size == 4096
+        with pytest.raises(StorageError, match=r"Cannot write .*log.txt: File too large.*ulimit -f"):
+            lines.flush()
+    (warning,) = caplog.records
+    assert "log.txt is not up to date, which is tried again: Cannot write" in warning.getMessage()
     lines.append("the last")
     lines.close()
     text = (tmp_path / "log.txt").read_text().splitlines()
-    assert text == [*(f"{number:099d}" for number in range(41)), "the last"]
+    assert text == [*(f"{number:099d}" for number in range(100)), "the last"]
+
+
+def test_lines_that_are_not_complete_are_an_error_unless_there_is_another(tmp_path: Path) -> None:
+    with file_limit(10):
+        with pytest.raises(StorageError, match="File too large"), Lines(tmp_path / "one.txt") as lines:
+            lines.append("x" * 20)
+        with pytest.raises(ZeroDivisionError), Lines(tmp_path / "another.txt") as lines:
+            lines.append("x" * 20)
+            raise ZeroDivisionError
+
+
+def test_a_write_is_tried_again_while_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_FIRST_DELAY_S", 0.01)
+    failures = [StorageError(errno.ENOSPC, "full"), StorageError(errno.EIO, "broken")]
+    between: list[int] = []
+
+    def write() -> str:
+        if failures:
+            raise failures.pop(0)
+        return "written"
+
+    assert storage.patiently(write, lambda: between.append(1)) == "written"
+    assert between == [1, 1]
+
+
+@pytest.mark.parametrize(("number", "patience_s"), [(errno.EACCES, 120), (errno.EROFS, 120), (errno.ENOSPC, 0)])
+def test_not_when_waiting_is_of_no_use(monkeypatch: pytest.MonkeyPatch, number: int, patience_s: float) -> None:
+    monkeypatch.setattr(storage, "PATIENCE_S", patience_s)
+    monkeypatch.setattr(storage, "_FIRST_DELAY_S", 0.01)
+    tries: list[int] = []
+
+    def write() -> None:
+        tries.append(1)
+        raise StorageError(number, "no")
+
+    with pytest.raises(StorageError, match="no"):
+        storage.patiently(write)
+    assert len(tries) <= 2
+
+
+def test_waiting_ends_when_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write() -> None:
+        raise StorageError(errno.ENOSPC, "full")
+
+    def between() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.patiently(write, between)
+
+
+def test_what_killed_writers_left_is_swept_away(tmp_path: Path) -> None:
+    for name in (".000001.safetensors.1a2b3c4d.tmp", "000001.safetensors", ".holder.lock"):
+        (tmp_path / name).touch()
+    storage.sweep(tmp_path)
+    assert names(tmp_path) == [".holder.lock", "000001.safetensors"]
+    storage.sweep(tmp_path / "missing")
 
 
 @contextmanager
@@ -869,8 +931,10 @@ def test_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
             write_text(folder / "file.txt", "new")
         with pytest.raises(StorageError, match=rf"^Cannot delete {folder}/file.txt: Permission denied"):
             remove(folder / "file.txt")
+        lines = Lines(folder / "log.txt")
+        lines.append("x")
         with pytest.raises(StorageError, match=rf"^Cannot write {folder}/log.txt: Permission denied"):
-            Lines(folder / "log.txt").append("x")
+            lines.close()
     assert (folder / "file.txt").read_text() == "old" and names(folder) == ["file.txt"]
 
 
