@@ -22,7 +22,7 @@ from cass_tune.identity import RESULTS_VERSION, Inputs
 from cass_tune.leases import Lease
 from cass_tune.notices import Stop
 from cass_tune.results import Record, Results, TrialFolder
-from cass_tune.storage import StorageError
+from cass_tune.storage import StorageError, patiently
 from cass_tune.training.determinism import Alerts, prepare_torch
 from cass_tune.training.models import build_arm
 from cass_tune.training.state import State
@@ -189,13 +189,32 @@ class Attempt:
             self._checkpointer.close()
             self._checkpointer = None
 
+    def store(self, write: Callable[[], None]) -> None:
+        """Write a record that the trial cannot do without; while the disk is full, try again until asked to stop.
+
+        Args:
+            write: can be repeated.
+
+        Raises:
+            HoldLost: another process has taken the trial over.
+            Interrupted: it was asked to stop meanwhile.
+            StorageError: it could not be written.
+        """
+
+        def checked() -> None:
+            self.lease.check()
+            write()
+
+        patiently(checked, self.check_stop)
+
     def begin(self, training: Training, *, resumed: bool) -> None:
         """Take note of the training that goes on from now, at its start or from a state."""
         self._training = training
         if resumed:
             self._saved = self.position
             logger.info("goes on from %s", self._saved)
-            self.folder.resumed(self.name, self._saved)
+            where = self._saved
+            self.store(lambda: self.folder.resumed(self.name, where))
 
     def end(self) -> None:
         """Take note that the training in progress is finished."""

@@ -17,13 +17,12 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save_file
 from torch import Tensor
 
-from cass_tune.storage import AnyPath, StorageError, patience, remove, sweep, whole_file, write_json
+from cass_tune.storage import AnyPath, StorageError, patience, remove, sweep, write_json
+from cass_tune.tensors import read_tensors, write_tensors
 from cass_tune.training.state import State
 
 logger = logging.getLogger(__name__)
@@ -35,12 +34,6 @@ LARGEST_STALL = 0.025
 """Share of its time that training may wait for copies at the ends of epochs; CheckFreq (FAST 2021) allows 0.035."""
 PATIENCE_S = 600.0
 """How long training goes on, beyond the interval, when no checkpoint can be written."""
-
-
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, 64 hexadecimal digits."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _checksum(record: Mapping[str, Any]) -> str:
@@ -85,11 +78,7 @@ class Checkpoints:
         """
         number = max((int(name[:6]) for name in self._files()), default=0) + 1
         name = f"{number:06d}-{uuid.uuid4().hex[:6]}"  # a holder that was taken over may be writing this number, too
-        try:
-            self._write(name, state, check)
-        except StorageError as error:
-            size = sum(tensor.nbytes for tensor in state.tensors.values())
-            raise StorageError(error.errno, f"{error.strerror} A checkpoint takes {size:,} bytes.") from error
+        self._write(name, state, check)
         self._prune(name)
         return name
 
@@ -103,11 +92,8 @@ class Checkpoints:
         sweep(self.folder)
 
     def _write(self, name: str, state: State, check: Callable[[], None]) -> None:
-        path = self.folder / f"{name}.safetensors"
         try:
-            with whole_file(path) as temporary:
-                save_file({key: tensor.contiguous() for key, tensor in state.tensors.items()}, temporary)
-                digest = sha256(temporary)
+            digest = write_tensors(self.folder / f"{name}.safetensors", state.tensors)
             check()
             record = {"values": dict(state.values), "sha256": digest}
             write_json(self.folder / f"{name}.json", {**record, "checksum": _checksum(record)})
@@ -154,10 +140,7 @@ class Checkpoints:
 
     def _tensors(self, name: str, record: Mapping[str, Any]) -> dict[str, Tensor] | None:
         try:
-            content = (self.folder / f"{name}.safetensors").read_bytes()  # no map of a file that may be deleted
-            if hashlib.sha256(content).hexdigest() != record["sha256"]:
-                raise ValueError("its content was changed")
-            return load(content)
+            return read_tensors(self.folder / f"{name}.safetensors", record["sha256"])
         except StorageError:
             raise
         except (ValueError, OSError) as error:

@@ -95,10 +95,13 @@ class FinetuneSteps:
         attempt, arm = self._attempt, training.arm
         found = {name: training.evaluate(getattr(parts, name)) for name in EVALUATED}
         if attempt.options.keep_weights == "all":
-            attempt.lease.check()
             name, size = getattr(attempt.trial.pretrain, arm), attempt.trial.data.image_size_px
-            path = attempt.folder.weights(arm)
-            save_arm(training.model, path, name=name, image_size_px=size, classes=attempt.listing.classes)
+            path, classes = attempt.folder.weights(arm), attempt.listing.classes
+
+            def save() -> None:
+                save_arm(training.model, path, name=name, image_size_px=size, classes=classes)
+
+            attempt.store(save)
         self.done[arm] = {
             "rows": training.rows,
             "class_weights": dict(training.class_weights),

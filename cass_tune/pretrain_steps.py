@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from cass_tune import stages
 from cass_tune.attempt import Attempt
@@ -32,14 +32,16 @@ class Pretrained:
         rows: of its epochs.
         devices: every kind of device that has worked on it.
         reused: whether another trial computed it.
-        arms: the networks, if this attempt has just trained them; otherwise they are read from the store.
+        arms: the networks, if this attempt has just trained them.
+        weights: otherwise their parameters and buffers, by arm.
     """
 
     stage: StageFolder
     rows: Sequence[Record]
     devices: Sequence[str]
     reused: bool
-    arms: nn.ModuleDict
+    arms: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def record(self) -> Record:
@@ -61,7 +63,7 @@ class Pretrained:
         if arm in self.arms:
             return self.arms[arm]
         model = attempt.blank_arm(arm)
-        model.load_state_dict(stages.load_arm(self.stage, len(self.rows), arm))
+        model.load_state_dict(self.weights[arm])
         return model.to(attempt.device)
 
 
@@ -82,22 +84,26 @@ def pretrained(attempt: Attempt, parts: Parts, pixels: Pixels) -> Generator[Reco
     """
     stage = attempt.results.stage(stage_digest(attempt.trial, attempt.inputs))
     epochs = attempt.trial.pretrain.epochs
-    if not stages.is_whole(stage, epochs):
+    weights = stages.load_arms(stage, epochs)
+    if weights is None:
         on_lost = lambda: attempt.stop.request("the pretraining was taken over")  # noqa: E731
         with Lease.acquire(stage.path, attempt.name, on_lost=on_lost) as lease:
-            if not stages.is_whole(stage, epochs):  # by the process that held it until now
+            weights = stages.load_arms(stage, epochs)  # by the process that held it until now
+            if weights is None:
                 steps = _PretrainSteps(attempt, parts, pixels, stage, lease)
                 yield from steps.run()
                 return steps.result()
     rows = stages.stored_rows(stage, epochs)
     yield from rows
-    found = _stored(attempt, stage, rows)
+    found = _stored(attempt, stage, rows, weights)
     if found.has_collapsed and attempt.options.on_collapse == "stop":
         raise Collapsed("the stored pretraining that this trial would start from has collapsed")
     return found
 
 
-def _stored(attempt: Attempt, stage: StageFolder, rows: Sequence[Record]) -> Pretrained:
+def _stored(
+    attempt: Attempt, stage: StageFolder, rows: Sequence[Record], weights: Mapping[str, Mapping[str, Tensor]]
+) -> Pretrained:
     record = stage.end_record(len(rows))
     attempt.alerts.kernels.update(record["environment"].get("nondeterministic", ()))
     return Pretrained(
@@ -105,7 +111,7 @@ def _stored(attempt: Attempt, stage: StageFolder, rows: Sequence[Record]) -> Pre
         rows=rows,
         devices=record["environment"]["devices"],
         reused=record["trial"] != attempt.folder.digest,
-        arms=nn.ModuleDict(),
+        weights=weights,
     )
 
 
@@ -126,7 +132,7 @@ class _PretrainSteps:
         self._lease = lease
         self._checkpoints = Checkpoints(stage.checkpoints)
         self._devices: list[str] = []
-        stage.write_config(attempt.config_record())
+        attempt.store(lambda: stage.write_config(attempt.config_record()))
         found = stages.furthest(stage, self._checkpoints, attempt.trial.pretrain.epochs)
         arms = {arm: attempt.blank_arm(arm) if found else build_arm(attempt.trial, arm) for arm in ARMS}
         self._training = Pretraining(
@@ -141,7 +147,8 @@ class _PretrainSteps:
             self._training.load(found)
             self._devices = attempt.take_over(found.values)
         attempt.begin(self._training, resumed=found is not None)
-        stage.write_environment(attempt.environment_record(self._devices))
+        environment = attempt.environment_record(self._devices)
+        attempt.store(lambda: stage.write_environment(environment))
 
     def run(self) -> Iterator[Record]:
         """Yield the rows of all epochs, those that are finished already marked as reused; store the end."""
@@ -156,6 +163,7 @@ class _PretrainSteps:
                     checkpointer.after_epoch()
                 yield row
             self._publish()
+        self._attempt.store(self._checkpoints.clear)
         self._attempt.end()
 
     def result(self) -> Pretrained:
@@ -173,10 +181,14 @@ class _PretrainSteps:
         return State(tensors=state.tensors, values={**state.values, **self._attempt.machine(self._devices)})
 
     def _publish(self) -> None:
-        self._lease.check()
+        stage, training = self._stage, self._training
         environment = self._attempt.environment_record(self._devices)
-        self._stage.write_environment(environment)
-        self._stage.remove_end(self._training.epoch)  # a damaged one
         record = {"environment": environment, "trial": self._attempt.folder.digest}
-        stages.publish(self._stage, self._training, self._attempt.trial, record)
-        self._checkpoints.clear()
+
+        def write() -> None:
+            self._lease.check()
+            stage.write_environment(environment)
+            stage.remove_end(training.epoch)  # a damaged one
+            stages.publish(stage, training, self._attempt.trial, record)
+
+        self._attempt.store(write)

@@ -27,7 +27,7 @@ from typing import Any
 from cass_tune.errors import UsageError
 from cass_tune.identity import ID_DIGITS
 from cass_tune.leases import is_held
-from cass_tune.storage import AnyPath, Lines, ObjectPath, move, place, read_json, remove, whole_file, write_json
+from cass_tune.storage import AnyPath, Lines, ObjectPath, move, place, read_json, remove, sweep, whole_file, write_json
 
 CONFIG_FILE = "cass_tune.toml"
 """Settings of a working folder (`cass_tune.options` reads all of them)."""
@@ -169,6 +169,7 @@ class TrialFolder(Folder):
             write_json(self.path / "result.json", result)
         remove(self.path / "failure.json")
         remove(self.checkpoints)
+        sweep(self.path)
 
     def fail(self, kind: str, message: str, traceback: str, position: Record | None = None) -> None:
         """Record the error that the trial failed with, where, and how many attempts have failed so far."""
@@ -222,6 +223,7 @@ class StageFolder(Folder):
     def write_end(self, epoch: int, record: Record) -> None:
         """Declare the end of an epoch complete; its other files are there already."""
         write_json(self.end(epoch) / "run.json", record)
+        sweep(self.end(epoch))
 
     def remove_end(self, epoch: int) -> None:
         """Delete the end of an epoch, its declaration first."""

@@ -18,7 +18,7 @@ from cass_tune.leases import Lease
 from cass_tune.notices import PROCESS, Source, Stop, command_source, watched
 from cass_tune.results import Results, TrialFolder, new_attempt
 from cass_tune.stages import stored_rows
-from cass_tune.storage import AnyPath, Lines, place
+from cass_tune.storage import AnyPath, Lines, patiently, place
 from cass_tune.training.determinism import Alerts
 from cass_tune.trial_steps import trial_steps
 from cass_tune.weights import weights_identity
@@ -61,23 +61,25 @@ def run_trial(
         HoldLost: another process has taken the trial over.
         Exception: any other, of the trial's own code; `is_final` tells whether the trial is to be run again.
     """
+    stop = Stop(parent=stop)
     check = _leaving_when_asked(stop)
     inputs = expected or read_inputs(trial, list_images(trial.data, check))
     folder = results.trial(trial_digest(trial, inputs))
     if _is_finished(folder, options):
         yield from _stored_rows(trial, inputs, results, folder)
         return
-    name, stop = new_attempt(), Stop(parent=stop)
+    name = new_attempt()
     with Lease.acquire(folder.path, name, on_lost=lambda: stop.request("the trial was taken over")) as lease:
         if _is_finished(folder, options):  # by the process that held it until now
             yield from _stored_rows(trial, inputs, results, folder)
             return
         if options.redo and not _of_run(folder, options.run):
             folder.set_aside()
-        folder.write_config({"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION})
+        config = {"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION}
+        patiently(lambda: folder.write_config(config), lambda: check(0, 0))
         alerts = Alerts()
         with _recorded(folder, name, options), alerts.listening(), watched(stop, [*_sources(options), *sources]):
-            listing = list_images(trial.data, _leaving_when_asked(stop))
+            listing = list_images(trial.data, check)
             _check_inputs(read_inputs(trial, listing), inputs)
             attempt = Attempt(
                 name=name,
@@ -130,7 +132,7 @@ def _sources(options: RunOptions) -> list[Source]:
 @contextmanager
 def _recorded(folder: TrialFolder, attempt: str, options: RunOptions) -> Iterator[None]:
     """Record an attempt's beginning and end, and an error that is final."""
-    folder.begin(attempt, options.run)
+    patiently(lambda: folder.begin(attempt, options.run))
     with _logging_to(folder.log):
         try:
             yield

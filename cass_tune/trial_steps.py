@@ -43,7 +43,7 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
     checkpoints = Checkpoints(attempt.folder.checkpoints)
     found = _last_state(attempt, checkpoints)
     attempt.prepare()
-    attempt.folder.write_environment(attempt.environment_record(attempt.devices))
+    attempt.store(lambda: attempt.folder.write_environment(attempt.environment_record(attempt.devices)))
     parts = split(attempt.listing, attempt.trial.data, attempt.trial.seed)
     check_batch(attempt.trial, len(parts.pretrain))
     for text in parts.warnings + attempt.listing.warnings:
@@ -55,11 +55,9 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
         attempt.devices = list(dict.fromkeys([*source.devices, *attempt.devices]))
     finetuning = FinetuneSteps(attempt, found)
     yield from finetuning.run(checkpoints, lambda arm: _start(attempt, source, arm), parts, pixels)
-    attempt.lease.check()
-    _write_predictions(attempt, finetuning, parts)
-    attempt.lease.check()
-    attempt.folder.write_environment(attempt.environment_record(attempt.devices))
-    attempt.folder.finish(_result(attempt, source, finetuning, parts))
+    attempt.store(lambda: _write_predictions(attempt, finetuning, parts))
+    attempt.store(lambda: attempt.folder.write_environment(attempt.environment_record(attempt.devices)))
+    attempt.store(lambda: attempt.folder.finish(_result(attempt, source, finetuning, parts)))
 
 
 def _last_state(attempt: Attempt, checkpoints: Checkpoints) -> State | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,13 @@ from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
 from cass_tune.runner.trainable import trainable
-from cass_tune.storage import AnyPath, write_text
+from cass_tune.storage import AnyPath, StorageError, patience, write_text
 
 if TYPE_CHECKING:
     from cass_tune.events import TrialEvents
     from cass_tune.trial import RunOptions
+
+logger = logging.getLogger(__name__)
 
 STOP_S = 25.0
 """How long running trials have to save their state when the study is stopped."""
@@ -65,12 +68,14 @@ def run_trials(
         Ray's own record of the run.
 
     Raises:
+        StorageError: the failure of a trial could not be recorded.
         Terminated: SIGTERM came; the trials have saved their state.
         KeyboardInterrupt: SIGINT came twice.
     """
     runs = [{"trial": to_json(w.trial), "inputs": asdict(w.inputs) if w.inputs else None} for w in wanted]
     trials = _Trials({_key(run): w for run, w in zip(runs, wanted, strict=True)})
     stop_file = results.stop_file(study, options.run)
+    watcher = _Watcher(trials, events, Retries(results, options.max_failures), stop, stop_file)
     chosen = {**asdict(options), "stop_file": str(stop_file)}
     tuner = tune.Tuner(
         tune.with_resources(trainable, dict(resources)),
@@ -84,7 +89,7 @@ def run_trials(
             name=options.run,
             storage_path=str(results.ray(study)),
             verbose=0,
-            callbacks=[_Watcher(trials, events, Retries(results, options.max_failures), stop, stop_file)],
+            callbacks=[watcher],
             failure_config=tune.FailureConfig(max_failures=-1),
         ),
     )
@@ -101,6 +106,8 @@ def run_trials(
         grid = tuner.fit()
     if signal.SIGTERM in came:
         raise Terminated
+    if watcher.storage_error:
+        raise watcher.storage_error
     return grid
 
 
@@ -135,6 +142,11 @@ class _Readiness:
 
     def __call__(self, trial: Trial, live: list[Trial]) -> bool:
         wanted = self._trials[trial]
+        with contextlib.suppress(OSError), patience(0):  # while records cannot be read, nothing new starts
+            return self._is_ready(wanted, live)
+        return False
+
+    def _is_ready(self, wanted: Wanted, live: list[Trial]) -> bool:
         folder = self._results.trial(str(wanted.digest))
         if wanted.pretraining and not self._is_stored(*wanted.pretraining):
             computed_here = any(self._computes(self._trials[other], wanted.stage) for other in live)
@@ -179,6 +191,8 @@ class _Watcher(Callback):
         self._stop_file = stop_file
         self._deadline: float | None = None
         self._looked = 0.0
+        self.storage_error: StorageError | None = None
+        """Why the failure of a trial could not be recorded."""
 
     def __reduce__(self) -> Any:  # Ray pickles the Tuner with its callbacks; nobody of ours ever restores it
         return Callback, ()
@@ -191,22 +205,28 @@ class _Watcher(Callback):
     ) -> None:
         if "phase" in result:
             self._retries.reported(trial, self._trials[trial], result["phase"])
-            self._events.row(str(self._trials[trial].digest), result)
+            with _unless_away():
+                self._events.row(str(self._trials[trial].digest), result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._events.ended(str(self._trials[trial].digest))
+        with _unless_away():
+            self._events.ended(str(self._trials[trial].digest))
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         wanted = self._trials[trial]
-        why = self._retries.recovered(trial, wanted)
-        self._events.left(str(wanted.digest), why)
+        with _unless_away():
+            why = self._retries.recovered(trial, wanted)
+            self._events.left(str(wanted.digest), why)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         wanted = self._trials[trial]
         digest = str(wanted.digest)
         text = str(trial.get_error() or "the trial's process ended without a message").strip()
-        self._retries.gave_up(wanted, text.splitlines()[-1])
-        self._events.failed(digest)
+        try:
+            self._retries.gave_up(wanted, text.splitlines()[-1])
+            self._events.failed(digest)
+        except StorageError as error:
+            self.storage_error = error
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._look_for_progress(trials)
@@ -230,4 +250,15 @@ class _Watcher(Callback):
         self._looked = time.monotonic()
         for trial in trials:
             if trial.status == Trial.RUNNING and self._retries.is_on_last_chance(self._trials[trial]):
-                self._retries.look_for_progress(trial, self._trials[trial])
+                with _unless_away():
+                    self._retries.look_for_progress(trial, self._trials[trial])
+
+
+@contextlib.contextmanager
+def _unless_away() -> Iterator[None]:
+    """Leave the block when records cannot be read, at once: Ray Tune's loop, and with it every trial, would wait."""
+    try:
+        with patience(0):
+            yield
+    except OSError as error:
+        logger.debug("records cannot be read: %s", error)

@@ -10,7 +10,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -18,7 +17,8 @@ from cass_tune.config import Trial
 from cass_tune.data.loader import IMAGENET_MEAN, IMAGENET_STD
 from cass_tune.errors import UsageError, did_you_mean
 from cass_tune.randomness import torch_seed
-from cass_tune.storage import AnyPath, whole_file
+from cass_tune.storage import AnyPath
+from cass_tune.tensors import write_tensors
 from cass_tune.weights import weights_file
 
 logger = logging.getLogger(__name__)
@@ -134,8 +134,8 @@ def replace_head(model: Any, width: int, seed: int) -> None:
     model.to(device)
 
 
-def save_arm(model: nn.Module, path: AnyPath, *, name: str, image_size_px: int, classes: Sequence[str] = ()) -> None:
-    """Write an arm as safetensors, whole or not at all.
+def save_arm(model: nn.Module, path: AnyPath, *, name: str, image_size_px: int, classes: Sequence[str] = ()) -> str:
+    """Write an arm as safetensors, whole or not at all, and return the file's SHA-256.
 
     The metadata (timm name, its arguments as JSON, classes as JSON, image size, mean, std) are enough to rebuild it:
     ``timm.create_model(name, checkpoint_path=path, **json.loads(arguments))``.
@@ -156,6 +156,4 @@ def save_arm(model: nn.Module, path: AnyPath, *, name: str, image_size_px: int, 
         "mean": json.dumps(IMAGENET_MEAN),
         "std": json.dumps(IMAGENET_STD),
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    return write_tensors(path, model.state_dict(), metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ class State:
     def on_cpu(self) -> State:
         """Return a copy that later training steps do not change."""
         tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors.items()}
-        return State(tensors=tensors, values=dict(self.values))
+        return State(tensors=tensors, values=copy.deepcopy(dict(self.values)))
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the tensors below a name, without it."""

@@ -129,7 +129,11 @@ class Campaign:
         return {
             "local": {**kinds.ALONE, **kinds.WITHOUT_RAY},
             "ray": {**kinds.ALONE, **kinds.WITH_RAY},
-            "cluster": {"SIGKILL of the driver": kinds.kill_driver, **kinds.WITH_RAY, **kinds.ON_A_CLUSTER},
+            "cluster": {
+                "SIGKILL of the driver": kinds.kill_driver,
+                "SIGKILL of a worker": kinds.kill_worker,
+                **kinds.ON_A_CLUSTER,
+            },
             "disk": {"SIGKILL of the driver": kinds.kill_driver, **kinds.ON_A_SMALL_DISK},
             "objects": {
                 "SIGKILL of the driver": kinds.kill_driver,

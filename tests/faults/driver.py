@@ -63,15 +63,15 @@ class Driver:
             assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S:.0f} s\n{self.text}"
             time.sleep(0.05)
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the driver alone.
+    def send(self, number: signal.Signals, *, group: bool = False) -> None:
+        """Send a signal to the driver alone, or to its whole process group.
 
         Raises:
             TooLate: it has ended.
         """
         if self.process.poll() is not None:
             raise TooLate(number.name)
-        os.kill(self.pid, number)
+        (os.killpg if group else os.kill)(self.pid, number)
 
     def end(self) -> int:
         """Wait for its end and return the exit code, negative for a signal that killed it."""

@@ -54,10 +54,10 @@ def kill_driver(scene: Scene, driver: Driver) -> None:
     driver.end()
 
 
-def _ask_driver(scene: Scene, driver: Driver, number: signal.Signals, code: int) -> None:
+def _ask_driver(scene: Scene, driver: Driver, number: signal.Signals, code: int, *, group: bool = False) -> None:
     _wait_for_work(scene, driver)
     asked = time.monotonic()
-    driver.send(number)
+    driver.send(number, group=group)
     ended = driver.end()
     assert ended in (0, code), f"exit code {ended}\n{driver.text}"
     assert time.monotonic() - asked < 45, "it leaves within 25 s, and ends"
@@ -73,6 +73,10 @@ def interrupt_driver(scene: Scene, driver: Driver) -> None:
 
 def terminate_driver(scene: Scene, driver: Driver) -> None:
     _ask_driver(scene, driver, signal.SIGTERM, 143)
+
+
+def terminate_group(scene: Scene, driver: Driver) -> None:
+    _ask_driver(scene, driver, signal.SIGTERM, 143, group=True)
 
 
 def _signal_worker(scene: Scene, driver: Driver, number: signal.Signals) -> None:
@@ -192,6 +196,7 @@ WITHOUT_RAY: Mapping[str, Kind] = {
 WITH_RAY: Mapping[str, Kind] = {
     "SIGKILL of a worker": kill_worker,
     "SIGTERM to a worker": terminate_worker,
+    "SIGTERM to the driver, Ray and all": terminate_group,
 }
 ON_A_CLUSTER: Mapping[str, Kind] = {"SIGKILL of a node's raylet": lose_node, "drain of a node": drain_node}
 ON_A_SMALL_DISK: Mapping[str, Kind] = {"no space for 5 s": fill_disk}
