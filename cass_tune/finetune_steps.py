@@ -59,6 +59,8 @@ class FinetuneSteps:
             attempt.folder.row_file(attempt.name) as lines,
             attempt.saving(checkpoints, self._state, attempt.lease) as checkpointer,
         ):
+            for row in attempt.folder.lost_rows(self._restored()):
+                lines.append(json.dumps(row, allow_nan=False))
             for arm in ARMS:
                 if arm in self.done:
                     yield from [{**row, "reused": True} for row in self.done[arm]["rows"]]
@@ -67,6 +69,11 @@ class FinetuneSteps:
                 yield from [{**row, "reused": True} for row in training.rows]
                 yield from self._train(training, lines, checkpointer)
                 self._conclude(training, parts)
+
+    def _restored(self) -> list[Record]:
+        """Return the rows that the checkpoint holds."""
+        finished = [row for done in self.done.values() for row in done["rows"]]
+        return [*finished, *self._found.values["part"].get("rows", ())] if self._found else finished
 
     def seconds(self) -> dict[str, float]:
         """Return the training time of each finished arm."""

@@ -157,11 +157,14 @@ class _PretrainSteps:
             self._stage.row_file(self._attempt.name) as lines,
             self._attempt.saving(self._checkpoints, self._state, self._lease) as checkpointer,
         ):
+            for row in self._stage.lost_rows(self._training.rows):
+                lines.append(json.dumps(row, allow_nan=False))
             for row in self._training.run():
                 lines.append(json.dumps(row, allow_nan=False))
                 if self._training.epoch < self._attempt.trial.pretrain.epochs:
                     checkpointer.after_epoch()
                 yield row
+            lines.flush()
             self._publish()
         self._attempt.store(self._checkpoints.clear)
         self._attempt.end()

@@ -19,7 +19,7 @@ import os
 import platform
 import tomllib
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,11 @@ class Folder:
     def rows(self) -> list[Record]:
         """Return the epoch rows, see `read_rows`."""
         return read_rows(self.epochs)
+
+    def lost_rows(self, rows: Sequence[Record]) -> list[Record]:
+        """Return which of these rows are in no file: a process that was killed had not written them yet."""
+        there = {(row["phase"], row["epoch"]) for row in self.rows()} if rows else set()
+        return [row for row in rows if (row["phase"], row["epoch"]) not in there]
 
     def weights(self, arm: str) -> AnyPath:
         return self.path / f"{arm}.safetensors"

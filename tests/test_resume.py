@@ -113,3 +113,19 @@ def test_rows_of_earlier_attempts_come_first_and_are_marked(tmp_path: Path) -> N
     reused = [row["reused"] for row in rows]
     assert reused == sorted(reused, reverse=True)
     assert {True, False} == set(reused)
+
+
+def test_rows_that_a_killed_process_had_not_written_are_written_again(tmp_path: Path, undisturbed: Any) -> None:
+    """As in an object store, where rows are written every ten seconds."""
+    for looks in (30, 45):
+        with pytest.raises(Interrupted):
+            run(tmp_path, stop=StopAfter(looks))
+        in_progress = "trials" if list(tmp_path.glob("stages/*/epoch-*/run.json")) else "stages"
+        for path in tmp_path.glob(f"{in_progress}/*/epochs/*.jsonl"):
+            path.unlink()
+    run(tmp_path)
+    folder, stage = folders(tmp_path)
+    written = [*stage.rows(), *folder.rows()]
+    expected = [(phase, epoch) for phase in ("pretrain", "finetune_cnn", "finetune_vit") for epoch in (1, 2)]
+    assert [(row["phase"], row["epoch"]) for row in written] == expected
+    assert numbers(tmp_path) == undisturbed

@@ -181,17 +181,12 @@ class Campaign:
             try:
                 kind(scene, self._driver)
             except TooLate:
-                if self._is_finished(scene):
+                if scene.is_finished():
                     break
                 continue
             injected.append(name)
             repeated.append(_repeated(scene))
         return injected, repeated
-
-    @staticmethod
-    def _is_finished(scene: Scene) -> bool:
-        trials, _ = evidence.parts(scene.results)
-        return bool(trials) and all(folder.result() is not None for folder in trials.values())
 
     def _finish(self, scene: Scene, injected: list[str], before: list[int]) -> Outcome:
         driver = self._driver or scene.start()

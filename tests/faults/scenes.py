@@ -63,6 +63,11 @@ class Scene:
         """Return whether a process that is not left over from an earlier driver computes a trial."""
         return any(holder.pid not in self._earlier for holder in evidence.holders(self.results))
 
+    def is_finished(self) -> bool:
+        """Return whether every trial has its result."""
+        trials, _ = evidence.parts(self.results)
+        return bool(trials) and all(folder.result() is not None for folder in trials.values())
+
     def progress(self) -> int:
         """Return the number of epochs that were finished, repeated ones counted again."""
         return sum(evidence.epoch_counts(self.results).values())
