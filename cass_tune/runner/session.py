@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cass_tune.environment import NUMERIC_PACKAGES, versions
 from cass_tune.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+ANSWER_S = 60.0
+"""How long a node may take to say its versions."""
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -51,11 +58,19 @@ def ray_session(address: str | None) -> Iterator[None]:
                 ray.init("local", **common, include_dashboard=False, _node_ip_address="127.0.0.1")
             else:
                 _join(address, common)
+            _quieten()
             _set_handler(terminate)
             check_nodes()
             yield
         finally:
             ray.shutdown()
+
+
+def _quieten() -> None:
+    """Send Ray's messages about lost workers and nodes, with pages of their logs, to the log instead of the screen."""
+    worker: Any = importlib.import_module("ray._private.worker")  # no public call does it (Ray 2.60)
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda data, **options: logger.debug("%s", data)
 
 
 def _set_handler(handler: Any) -> None:
@@ -108,25 +123,34 @@ def check_nodes() -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id():
         return
-    remote: Any = ray.remote(num_cpus=0)(versions)
-    asked = {
-        node["NodeManagerAddress"] + " " + node["NodeID"][:6]: remote.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(NUMERIC_PACKAGES)
-        for node in nodes
-    }
-    answers = {name: _answer(reference) for name, reference in asked.items()}
-    problems = node_problems(here, answers)
+    problems = node_problems(here, _answers(nodes))
     if problems:
         raise UsageError(*problems)
 
 
-def _answer(reference: Any) -> dict[str, str]:
-    """A node's versions, or nothing when it does not answer."""
-    try:
-        return ray.get(reference, timeout=120)
-    except RayError:
-        return {}
+def _answers(nodes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return the versions of every node by its name; one that is lost meanwhile is left out, a silent one warned of."""
+    remote: Any = ray.remote(num_cpus=0)(versions)
+    asked = {
+        node["NodeID"]: remote.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(NUMERIC_PACKAGES)
+        for node in nodes
+    }
+    names = {node["NodeID"]: f"{node['NodeManagerAddress']} {node['NodeID'][:6]}" for node in nodes}
+    answers: dict[str, dict[str, str]] = {}
+    deadline = time.monotonic() + ANSWER_S
+    while asked and time.monotonic() < deadline:
+        ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=1)
+        for node in [node for node, reference in asked.items() if reference in ready]:
+            with contextlib.suppress(RayError):  # of a node that is lost
+                answers[names[node]] = ray.get(asked[node])
+            del asked[node]
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        asked = {node: reference for node, reference in asked.items() if node in alive}
+    for node in asked:
+        logger.warning("Node %s does not say its versions within %g s; trials may run there.", names[node], ANSWER_S)
+    return answers
 
 
 def driver_versions() -> dict[str, str]:
@@ -143,9 +167,6 @@ def node_problems(here: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]
     """
     problems = []
     for name, there in nodes.items():
-        if not there:
-            problems.append(f"Node {name} does not say its versions within two minutes. Remove it or mend it.")
-            continue
         different = [
             f"{package} {there.get(package)} (driver: {version})"
             for package, version in here.items()
