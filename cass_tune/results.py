@@ -26,7 +26,7 @@ from typing import Any
 
 from cass_tune.errors import UsageError
 from cass_tune.identity import ID_DIGITS
-from cass_tune.leases import is_held
+from cass_tune.leases import HOLDER_FILE, is_held
 from cass_tune.storage import AnyPath, Lines, ObjectPath, move, place, read_json, remove, sweep, whole_file, write_json
 
 CONFIG_FILE = "cass_tune.toml"
@@ -173,8 +173,18 @@ class TrialFolder(Folder):
         if not (self.path / "result.json").exists():
             write_json(self.path / "result.json", result)
         remove(self.path / "failure.json")
+        self._tidy()
+
+    def _tidy(self) -> None:
         remove(self.checkpoints)
         sweep(self.path)
+
+    def tidy(self) -> None:
+        """Delete what a process that was killed right after it had finished this trial has left."""
+        is_finished = (self.path / "result.json").exists()
+        if is_finished and (self.path / HOLDER_FILE).exists() and not self.is_held():
+            self._tidy()
+            remove(self.path / HOLDER_FILE)
 
     def fail(self, kind: str, message: str, traceback: str, position: Record | None = None) -> None:
         """Record the error that the trial failed with, where, and how many attempts have failed so far."""

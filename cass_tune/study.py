@@ -152,8 +152,10 @@ class _Command:
         if missing:
             self.execution.check([item.trial for item in missing])
         folder.write_plan(self._plan(wanted, listing))
+        rest = [item for item in wanted if item not in missing]
+        for item in rest:
+            self.results.trial(str(item.digest)).tidy()
         if missing:
-            rest = [item for item in wanted if item not in missing]
             self.execution.run(missing, listing, done=self._states(rest).count("done"))
         self.console.say("", self.report(folder, self.study.published).rstrip())
         return self._exit_code(wanted)

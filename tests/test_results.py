@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cass_tune.errors import UsageError
+from cass_tune.leases import Holder, machine
 from cass_tune.results import (
     Results,
     StageFolder,
@@ -314,3 +316,15 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
         (text,) = caught.value.problems
         assert str(place) in text and "--results DIR" in text
     assert files(tmp_path) == ["file"]
+
+
+def test_what_a_process_killed_at_the_very_end_left_is_tidied_away(trial: TrialFolder) -> None:
+    trial.finish({"digest": DIGEST})
+    dead = Holder("a1", "here", "elsewhere/1/2", 4, None, datetime.now(UTC) - timedelta(days=1), 3)
+    write_json(trial.path / "holder.json", dead.record())
+    (local(trial.checkpoints)).mkdir()
+    trial.tidy()
+    assert files(local(trial.path)) == ["config.json", "holder.json", "result.json"], "it may live: seen just now"
+    write_json(trial.path / "holder.json", {**dead.record(), "machine": machine(), "pid": 2**22 + 1})
+    trial.tidy()
+    assert files(local(trial.path)) == ["config.json", "result.json"] and not trial.checkpoints.exists()

@@ -54,7 +54,7 @@ class Outcome:
     Args:
         faults: injected, by kind, in order.
         code: exit code of the last driver.
-        lost: finished trials that are gone, or were finished twice.
+        lost: trials that have no result, or were finished twice.
         repeated: epochs that were finished again after each fault.
         is_identical: whether all numbers are those of the undisturbed study.
         at_risk_s: the most unsaved time at any kill.
@@ -194,11 +194,10 @@ class Campaign:
             driver.end()
             driver = scene.start()
         code = driver.end()
-        finished = evidence.finished_attempts(scene.results)
         return Outcome(
             faults=injected,
             code=code,
-            lost=sum(count != 1 for count in finished.values()),
+            lost=len(evidence.lost(scene.results)),
             repeated=[after - earlier for earlier, after in itertools.pairwise([*before, _repeated(scene)])],
             is_identical=evidence.numbers(scene.results) == self._expected,
             at_risk_s=scene.at_risk_s,

@@ -98,10 +98,15 @@ def _all_rows(folder: AnyPath) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def finished_attempts(results: Results) -> dict[str, int]:
-    """Return how many attempts at each trial ran to its end."""
-    ends = {name: [item["ended"] for item in folder.attempts()] for name, folder in parts(results)[0].items()}
-    return {name: sum(end is not None and end["how"] == "finished" for end in found) for name, found in ends.items()}
+def lost(results: Results) -> list[str]:
+    """Return the trials that have no result, or were finished more than once."""
+    found = []
+    for name, folder in parts(results)[0].items():
+        ends = [item["ended"] for item in folder.attempts()]
+        finished = sum(end is not None and end["how"] == "finished" for end in ends)
+        if folder.result() is None or finished > 1:
+            found.append(name)
+    return found
 
 
 def holders(results: Results) -> list[Holder]:
