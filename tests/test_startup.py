@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cass_tune.config import Trial, to_json
+from cass_tune.results import Results
+
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "timm", "pandas", "scipy", "sklearn", "matplotlib")
 ANALYSIS_MAY_USE = {f"cass_tune.{name}" for name in ("results", "config", "identity", "errors", "storage")}
@@ -47,6 +50,15 @@ def test_nothing_heavy_is_imported_to_look(what: str, tmp_path: Path) -> None:
     assert "cass_tune" in end["modules"] and len(out) > 5
     assert not set(HEAVY) & set(end["modules"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_heavy_is_imported_to_see_what_runs(tmp_path: Path) -> None:
+    study = Results(tmp_path).study("batch_ablation", "phantom-demo")
+    wanted = {"digest": "a" * 64, "stage": None, "name": "seed=0", "config": to_json(Trial())}
+    study.write_plan({"study": "batch_ablation", "demo": True, "data": {"counts": {}}, "trials": [wanted]})
+    *out, end = python("-c", RUNNER, "--status", "--results", str(tmp_path)).splitlines()
+    assert json.loads(end)["code"] == 0 and out[1].split() == ["a" * 12, "missing", "seed=0"]
+    assert not {*HEAVY, "pyarrow"} & set(json.loads(end)["modules"])
 
 
 def sources(package: str) -> list[Path]:
