@@ -15,9 +15,17 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cass_tune.runner import StudyScheduler, ray_session
+from cass_tune.runner import scheduler as scheduler_module
 from cass_tune.runner.scheduler import ASK_EVERY_S
 
 pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(autouse=True)
+def _ask_often(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask more often than every 2 s, to save time."""
+    if request.node.name != "test_waiting_neither_spins_nor_asks_often":
+        monkeypatch.setattr(scheduler_module, "ASK_EVERY_S", 0.2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,11 +66,21 @@ def work(config: dict[str, Any]) -> None:
     (folder / f"started-{config['number']}").write_text(str(time.time()))
     for epoch in range(config["epochs"]):
         time.sleep(config["seconds"])
+        if epoch and config.get("first_waits") and config["number"] == 0:
+            _wait_for(folder / "started-1")
         (folder / f"epoch-{config['number']}-{epoch}").write_text(str(time.time()))
         tune.report({"score": config["number"], "epoch": epoch + 1})
     if config.get("fails") == config["number"]:
         raise RuntimeError("no luck")
     (folder / f"ended-{config['number']}").write_text(str(time.time()))
+
+
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(str(path))
+        time.sleep(0.05)
 
 
 def run(
@@ -107,8 +125,9 @@ def test_a_trial_that_is_not_ready_holds_no_cpu_and_starts_when_it_is(tmp_path: 
 
 
 def test_it_starts_when_what_it_waits_for_is_there_not_when_the_other_trial_ends(tmp_path: Path) -> None:
+    """After its first epoch, which the second trial waits for, the first trial waits for the second to start."""
     is_ready = Recorder(lambda number, live: number == 0 or (tmp_path / "marks" / "epoch-0-0").exists())
-    grid = run(tmp_path, StudyScheduler(is_ready, lambda: 2), epochs=2, seconds=3.0)
+    grid = run(tmp_path, StudyScheduler(is_ready, lambda: 2), first_waits=True)
     assert not grid.errors
     assert at(tmp_path, "epoch-0-0") < at(tmp_path, "started-1") < at(tmp_path, "ended-0")
 
