@@ -17,12 +17,12 @@ from cass_tune.data.listing import Listing
 from cass_tune.data.loader import Batches
 from cass_tune.data.pixels import Pixels
 from cass_tune.environment import commit, describe
-from cass_tune.errors import Interrupted
+from cass_tune.errors import HoldLost, Interrupted
 from cass_tune.identity import RESULTS_VERSION, Inputs
 from cass_tune.leases import Lease
 from cass_tune.notices import Stop
 from cass_tune.results import Record, Results, TrialFolder
-from cass_tune.storage import StorageError, patiently
+from cass_tune.storage import patiently
 from cass_tune.training.determinism import Alerts, prepare_torch
 from cass_tune.training.models import build_arm
 from cass_tune.training.state import State
@@ -109,6 +109,7 @@ class Attempt:
     _saved: Record | None = None
 
     def __post_init__(self) -> None:
+        self.leases = [self.lease]
         self.device = torch.device(self.options.device)
         self.threads = self.options.threads
         self._describe()
@@ -183,14 +184,18 @@ class Attempt:
         """Save a state now and then while the block runs, and when it must leave."""
         every_s = 60 * self.options.checkpoint_every_minutes
         self._checkpointer = Checkpointer(checkpoints, state, every_s=every_s, check=lease.check)
+        self.leases.append(lease)
         try:
             yield self._checkpointer
         finally:
+            self.leases.remove(lease)
             self._checkpointer.close()
             self._checkpointer = None
 
     def store(self, write: Callable[[], None]) -> None:
         """Write a record that the trial cannot do without; while the disk is full, try again until asked to stop.
+
+        Once a trial is finished, its records stay as they are: the first complete result wins.
 
         Args:
             write: can be repeated.
@@ -203,6 +208,8 @@ class Attempt:
 
         def checked() -> None:
             self.lease.check()
+            if self.folder.is_finished():
+                raise HoldLost(str(self.folder.path), "the process that has finished this trial")
             write()
 
         patiently(checked, self.check_stop)
@@ -231,14 +238,20 @@ class Attempt:
         self._checkpointer.after_step()
 
     def check_stop(self, *_: object) -> None:
-        """Leave when asked to; a progress callback as well."""
+        """Leave when asked to, or when a lease is lost; a progress callback as well.
+
+        Raises:
+            Interrupted: it was asked to stop; the state is saved unless the text says otherwise.
+            HoldLost: another process has taken over what this attempt holds.
+        """
         reason = self.stop.reason
         if reason is None:
             return
-        self.lease.check()
-        if self._checkpointer and self.position != self._saved:
-            try:
+        try:
+            if self._checkpointer and self.position != self._saved:
                 self._checkpointer.save()
-            except StorageError as error:
-                raise Interrupted(f"{reason}; the state could not be saved: {error}") from error
+            for lease in self.leases:
+                lease.check()
+        except OSError as error:
+            raise Interrupted(f"{reason}; the state could not be saved: {error}") from error
         raise Interrupted(reason)

@@ -15,13 +15,13 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 
-from cass_tune.storage import AnyPath, StorageError, patience, remove, sweep, write_json
+from cass_tune.storage import AnyPath, StorageError, explained, patience, patiently, remove, sweep, write_json
 from cass_tune.tensors import read_tensors, write_tensors
 from cass_tune.training.state import State
 
@@ -34,6 +34,8 @@ LARGEST_STALL = 0.025
 """Share of its time that training may wait for copies at the ends of epochs; CheckFreq (FAST 2021) allows 0.035."""
 PATIENCE_S = 600.0
 """How long training goes on, beyond the interval, when no checkpoint can be written."""
+RETRY_S = 30.0
+"""Time between two tries when no checkpoint can be written."""
 
 
 def _checksum(record: Mapping[str, Any]) -> str:
@@ -49,7 +51,8 @@ class Checkpoints:
 
     def __init__(self, folder: AnyPath) -> None:
         self.folder = folder
-        self._others: set[str] = set()
+        self._own: list[str] = []
+        """Names of this run's checkpoints, the furthest last."""
         self._damaged: set[str] = set()
 
     def names(self) -> list[str]:
@@ -65,9 +68,7 @@ class Checkpoints:
         return found
 
     def write(self, state: State, check: Callable[[], None] = lambda: None) -> str:
-        """Write a checkpoint, then delete all but the newest two that are whole; return its name.
-
-        Those that `newest` found to be of no use here are another run's: they stay.
+        """Write a checkpoint, then delete all of this run but the two that are furthest and whole; return its name.
 
         Args:
             state: on the CPU; its values must be plain JSON.
@@ -76,20 +77,29 @@ class Checkpoints:
         Raises:
             StorageError: it could not be written; the earlier ones are untouched.
         """
+        self._clean()
         number = max((int(name[:6]) for name in self._files()), default=0) + 1
         name = f"{number:06d}-{uuid.uuid4().hex[:6]}"  # a holder that was taken over may be writing this number, too
         self._write(name, state, check)
-        self._prune(name)
+        self._own.append(name)
+        self._prune()
         return name
 
-    def _prune(self, name: str) -> None:
-        """Delete all before a checkpoint but the newest two that are whole; what fails is done after the next one."""
-        newest = [old for old in self.names() if old not in self._others | self._damaged][-KEPT:]
-        for old in self._files():
-            if old < name[:6] and old not in (*newest, *self._others):
-                with suppress(OSError):
-                    self._remove(old)
+    def _clean(self) -> None:
+        """Delete what writers that were killed have left: on a full disk their room is needed."""
         sweep(self.folder)
+        for name, endings in self._files().items():
+            if ".json" not in endings:
+                with suppress(OSError):
+                    self._remove(name)
+
+    def _prune(self) -> None:
+        """Delete what is old or damaged; what cannot be deleted is deleted after the next checkpoint."""
+        for name in [*self._own[:-KEPT], *self._damaged]:
+            with suppress(OSError):
+                self._remove(name)
+                self._own = [other for other in self._own if other != name]
+                self._damaged.discard(name)
 
     def _write(self, name: str, state: State, check: Callable[[], None]) -> None:
         try:
@@ -109,31 +119,36 @@ class Checkpoints:
     def newest(
         self,
         fits: Callable[[Mapping[str, Any]], bool] = lambda values: True,
+        *,
+        is_own: Callable[[Mapping[str, Any]], bool] = lambda values: True,
         progress: Callable[[Mapping[str, Any]], Any] = lambda values: 0,
     ) -> State | None:
         """Return the checkpoint that is furthest, of equal ones the newest, or None; of damaged ones it warns.
 
         Args:
-            fits: whether the values are of use here; others are left out.
+            fits: whether the values are of use here; others are left out, and stay.
+            is_own: whether a checkpoint is this run's, which `write` and `clear` delete when it is old.
             progress: of the values, how far a checkpoint is.
+
+        Raises:
+            StorageError: one cannot be read, which does not mean that it is damaged.
         """
         found = [(name, record) for name in self.names() if (record := self._record(name))]
-        fitting = [(name, record) for name, record in found if fits(record["values"])]
-        self._others = {name for name, _ in found} - {name for name, _ in fitting}
-        for name, record in sorted(fitting, key=lambda item: (progress(item[1]["values"]), item[0]), reverse=True):
-            tensors = self._tensors(name, record)
-            if tensors is not None:
-                return State(tensors=tensors, values=record["values"])
+        found.sort(key=lambda item: (progress(item[1]["values"]), item[0]))
+        self._own = [name for name, record in found if fits(record["values"]) and is_own(record["values"])]
+        for name, record in reversed(found):
+            if fits(record["values"]):
+                tensors = self._tensors(name, record)
+                if tensors is not None:
+                    return State(tensors=tensors, values=record["values"])
         return None
 
     def _record(self, name: str) -> dict[str, Any] | None:
         try:
-            record = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            record = json.loads(patiently(lambda: _text(self.folder / f"{name}.json")))
             if record.pop("checksum") != _checksum(record):
                 raise ValueError("its description was changed")
-        except StorageError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
             self._warn(name, error)
             return None
         return record
@@ -141,23 +156,27 @@ class Checkpoints:
     def _tensors(self, name: str, record: Mapping[str, Any]) -> dict[str, Tensor] | None:
         try:
             return read_tensors(self.folder / f"{name}.safetensors", record["sha256"])
-        except StorageError:
-            raise
-        except (ValueError, OSError) as error:
+        except (ValueError, FileNotFoundError) as error:
             self._warn(name, error)
             return None
 
     def _warn(self, name: str, error: Exception) -> None:
         self._damaged.add(name)
+        self._own = [other for other in self._own if other != name]
         logger.warning("checkpoint %s is damaged (%s); the one before is used", self.folder / name, error)
 
     def clear(self) -> None:
-        """Delete all checkpoints but those that are another run's."""
-        if not self._others:
+        """Delete all checkpoints but those of other runs that `newest` has seen."""
+        self._clean()
+        for name in (*self._own, *self._damaged):
+            self._remove(name)
+        if not self._files():
             remove(self.folder)
-        for name in self._files():
-            if name not in self._others:
-                self._remove(name)
+
+
+def _text(path: AnyPath) -> str:
+    with explained(path, "read"):
+        return path.read_text(encoding="utf-8")
 
 
 class Checkpointer:
@@ -179,25 +198,34 @@ class Checkpointer:
         self._check = check
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[str] | None = None
-        self._last = self._last_written = time.monotonic()
+        self._begun = self._saved = time.monotonic()
+        self._due = self._begun + every_s
         self._longest_stall_s = 0.0
         self.stalls_s: list[float] = []
 
     def after_step(self) -> None:
-        """Write a checkpoint when the interval is over, and the one before has been written."""
-        if time.monotonic() - self._last < self._every_s:
-            return
+        """Write a checkpoint when it is due, unless the one before is still being written.
+
+        Raises:
+            StorageError: none could be written for too long.
+        """
         if self._is_writing():
-            self._check_promise()
+            if time.monotonic() - self._begun > PATIENCE_S:
+                raise StorageError(
+                    None, f"A checkpoint is not written within {PATIENCE_S:g} s: {self._checkpoints.folder}"
+                )
             return
         self._settle()
-        self._begin()
+        if time.monotonic() >= self._due:
+            self._begin()
 
     def after_epoch(self) -> None:
-        """Write a checkpoint when the last one is old enough to be worth it."""
+        """Write a checkpoint when the last one is old enough to be worth it; errors as in `after_step`."""
+        if self._is_writing():
+            return
+        self._settle()
         least_s = max(EPOCH_END_S, self._longest_stall_s / LARGEST_STALL)
-        if not self._is_writing() and time.monotonic() - self._last >= min(least_s, self._every_s):
-            self._settle()
+        if time.monotonic() >= min(self._begun + least_s, self._due):
             self._begin()
 
     def save(self) -> None:
@@ -206,11 +234,10 @@ class Checkpointer:
         Raises:
             StorageError: it could not be written.
         """
-        self._settle()
-        self._begin()
-        assert self._writing is not None
-        self._writing.result()
-        self._writing = None
+        if self._writing is not None:
+            wait([self._writing])  # whether it failed no longer matters
+            self._writing = None
+        self._checkpoints.write(self._copy(), self._check)
 
     def close(self) -> None:
         """Wait for the write in flight; its failure no longer matters."""
@@ -219,32 +246,30 @@ class Checkpointer:
     def _is_writing(self) -> bool:
         return self._writing is not None and not self._writing.done()
 
-    def _check_promise(self, error: OSError | None = None) -> None:
-        """Raise when no state has been saved for longer than the promise allows."""
-        unsaved_s = time.monotonic() - self._last_written
-        if unsaved_s > self._every_s + PATIENCE_S:
-            text = f"No checkpoint could be written in {self._checkpoints.folder} for {unsaved_s:.0f} s."
-            raise StorageError(error.errno if error else None, f"{text} {error or ''}".strip()) from error
-
     def _begin(self) -> None:
+        self._begun = time.monotonic()
+        self._due = self._begun + self._every_s
+        self._writing = self._thread.submit(self._checkpoints.write, self._copy(), self._check)
+
+    def _copy(self) -> State:
+        """Copy the state, for which training waits."""
         started = time.monotonic()
-        self._last = started
         copy = self._state().on_cpu()
-        self._writing = self._thread.submit(self._checkpoints.write, copy, self._check)
         self.stalls_s.append(time.monotonic() - started)
         self._longest_stall_s = max(self.stalls_s)
+        return copy
 
     def _settle(self) -> None:
-        """Wait for the write in flight; a failed one is tried again later, as long as the promise can be kept."""
+        """See how the last write ended; after a failed one the next is due soon, as long as the promise can be kept."""
         if self._writing is None:
             return
-        waited = time.monotonic()
         try:
             self._writing.result()
-            self._last_written = self._last
+            self._saved = self._begun
         except OSError as error:
-            self._check_promise(error)
+            if self._begun - self._saved > self._every_s + PATIENCE_S:
+                raise
+            self._due = min(self._due, self._begun + RETRY_S)
             logger.warning("no checkpoint could be written, training goes on: %s", error)
         finally:
             self._writing = None
-            self.stalls_s.append(time.monotonic() - waited)

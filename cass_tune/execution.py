@@ -22,6 +22,7 @@ from cass_tune.options import Settings
 from cass_tune.overview import work
 from cass_tune.plan import Wanted
 from cass_tune.results import Record, Results, new_attempt
+from cass_tune.storage import StorageError
 
 if TYPE_CHECKING:
     from cass_tune.trial import RunOptions
@@ -172,9 +173,14 @@ class Execution:
         except Held as error:
             events.left(digest, str(error))
             return "held"
-        except (Interrupted, HoldLost) as error:
+        except (HoldLost, Interrupted) as error:
             events.left(digest, str(error))
+            if isinstance(error, Interrupted):
+                self.stop.request(str(error))  # of this machine, which all trials run on
             return "again"
+        except StorageError as error:
+            events.left(digest, str(error))
+            raise
         except Exception as error:  # recorded by the trial where it can; the other trials go on
             tries[digest] += 1
             if not is_final(error) and tries[digest] <= options.max_failures:

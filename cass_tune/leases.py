@@ -46,7 +46,7 @@ from types import NoneType, TracebackType
 from typing import Any, NamedTuple
 
 from cass_tune.errors import Held, HoldLost
-from cass_tune.storage import AnyPath, remove, write_json
+from cass_tune.storage import AnyPath, explained, remove, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ class Lease:
 
         Raises:
             Held: another process that lives holds the folder, or another lease of this process does.
-            OSError: the folder cannot be written to.
+            StorageError: the folder cannot be written to; says why, and what to do.
         """
         lease = cls(folder, attempt, on_lost)
         deadline = clock.monotonic() + wait_s
@@ -244,7 +244,7 @@ class Lease:
     def _acquire(self) -> None:
         _heartbeats.add(self)  # first, or another thread takes the record for a left one of this process
         try:
-            with _locked(self.folder) as locked:
+            with explained(self.folder / HOLDER_FILE), _locked(self.folder) as locked:
                 found = _read(self.folder)
                 if found is not None and _is_alive(self.folder, found, locked=locked, asking=self):
                     raise Held(str(self.folder), _describe(found.holder))

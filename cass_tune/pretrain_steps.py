@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from cass_tune.errors import Collapsed
 from cass_tune.identity import stage_digest
 from cass_tune.leases import Lease
 from cass_tune.results import Record, StageFolder
+from cass_tune.storage import patiently
 from cass_tune.training.models import build_arm
 from cass_tune.training.pretrain import Pretraining
 from cass_tune.training.state import State
@@ -87,7 +88,8 @@ def pretrained(attempt: Attempt, parts: Parts, pixels: Pixels) -> Generator[Reco
     weights = stages.load_arms(stage, epochs)
     if weights is None:
         on_lost = lambda: attempt.stop.request("the pretraining was taken over")  # noqa: E731
-        with Lease.acquire(stage.path, attempt.name, on_lost=on_lost) as lease:
+        acquire = lambda: Lease.acquire(stage.path, attempt.name, on_lost=on_lost)  # noqa: E731
+        with patiently(acquire, attempt.check_stop) as lease:
             weights = stages.load_arms(stage, epochs)  # by the process that held it until now
             if weights is None:
                 steps = _PretrainSteps(attempt, parts, pixels, stage, lease)
@@ -132,7 +134,7 @@ class _PretrainSteps:
         self._lease = lease
         self._checkpoints = Checkpoints(stage.checkpoints)
         self._devices: list[str] = []
-        attempt.store(lambda: stage.write_config(attempt.config_record()))
+        self._store(lambda: stage.write_config(attempt.config_record()))
         found = stages.furthest(stage, self._checkpoints, attempt.trial.pretrain.epochs)
         arms = {arm: attempt.blank_arm(arm) if found else build_arm(attempt.trial, arm) for arm in ARMS}
         self._training = Pretraining(
@@ -148,7 +150,7 @@ class _PretrainSteps:
             self._devices = attempt.take_over(found.values)
         attempt.begin(self._training, resumed=found is not None)
         environment = attempt.environment_record(self._devices)
-        attempt.store(lambda: stage.write_environment(environment))
+        self._store(lambda: stage.write_environment(environment))
 
     def run(self) -> Iterator[Record]:
         """Yield the rows of all epochs, those that are finished already marked as reused; store the end."""
@@ -166,7 +168,7 @@ class _PretrainSteps:
                 yield row
             lines.flush()
             self._publish()
-        self._attempt.store(self._checkpoints.clear)
+        self._store(self._checkpoints.clear)
         self._attempt.end()
 
     def result(self) -> Pretrained:
@@ -179,9 +181,19 @@ class _PretrainSteps:
             arms=self._training.arms,
         )
 
+    def _store(self, write: Callable[[], None]) -> None:
+        """Write a record of the stage, see `Attempt.store`."""
+
+        def checked() -> None:
+            self._lease.check()
+            write()
+
+        self._attempt.store(checked)
+
     def _state(self) -> State:
-        state = self._training.state()
-        return State(tensors=state.tensors, values={**state.values, **self._attempt.machine(self._devices)})
+        state, epochs = self._training.state(), self._attempt.trial.pretrain.epochs
+        values = {**state.values, **self._attempt.machine(self._devices), "epochs": epochs}
+        return State(tensors=state.tensors, values=values)
 
     def _publish(self) -> None:
         stage, training = self._stage, self._training
@@ -189,9 +201,7 @@ class _PretrainSteps:
         record = {"environment": environment, "trial": self._attempt.folder.digest}
 
         def write() -> None:
-            self._lease.check()
+            stages.publish(stage, training, self._attempt.trial, record, self._lease.check)
             stage.write_environment(environment)
-            stage.remove_end(training.epoch)  # a damaged one
-            stages.publish(stage, training, self._attempt.trial, record)
 
         self._attempt.store(write)

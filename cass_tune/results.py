@@ -107,9 +107,9 @@ class Folder:
         return read_rows(self.epochs)
 
     def lost_rows(self, rows: Sequence[Record]) -> list[Record]:
-        """Return which of these rows are in no file: a process that was killed had not written them yet."""
-        there = {(row["phase"], row["epoch"]) for row in self.rows()} if rows else set()
-        return [row for row in rows if (row["phase"], row["epoch"]) not in there]
+        """Return which of these rows are in no file as they are: a process that was killed had not written them yet."""
+        there = {(row["phase"], row["epoch"]): row for row in self.rows()} if rows else {}
+        return [row for row in rows if there.get((row["phase"], row["epoch"])) != row]
 
     def weights(self, arm: str) -> AnyPath:
         return self.path / f"{arm}.safetensors"
@@ -125,6 +125,9 @@ class TrialFolder(Folder):
     @property
     def predictions(self) -> AnyPath:
         return self.path / "predictions.parquet"
+
+    def is_finished(self) -> bool:
+        return (self.path / "result.json").exists()
 
     def result(self) -> Record | None:
         """Return the finished trial's result, or None while it is not finished."""
@@ -170,7 +173,7 @@ class TrialFolder(Folder):
 
     def finish(self, result: Record) -> None:
         """Write the result, unless there is one: from here on the trial is finished, and its checkpoints go."""
-        if not (self.path / "result.json").exists():
+        if not self.is_finished():
             write_json(self.path / "result.json", result)
         remove(self.path / "failure.json")
         self._tidy()
@@ -181,8 +184,7 @@ class TrialFolder(Folder):
 
     def tidy(self) -> None:
         """Delete what a process that was killed right after it had finished this trial has left."""
-        is_finished = (self.path / "result.json").exists()
-        if is_finished and (self.path / HOLDER_FILE).exists() and not self.is_held():
+        if self.is_finished() and (self.path / HOLDER_FILE).exists() and not self.is_held():
             self._tidy()
             remove(self.path / HOLDER_FILE)
 
@@ -194,7 +196,7 @@ class TrialFolder(Folder):
 
     def status(self) -> str:
         """Return ``done``, ``collapsed``, ``failed``, ``running`` or ``missing``."""
-        if (self.path / "result.json").exists():
+        if self.is_finished():
             return "done"
         failure = self.failure()
         if failure is None:
@@ -207,6 +209,8 @@ class TrialFolder(Folder):
         moved = [path for path in self.path.iterdir() if path.name not in stay] if self.path.is_dir() else []
         if not moved:
             return
+        first = ("result.json", "checkpoints")  # without them nothing that is left counts, should this be interrupted
+        moved.sort(key=lambda path: (first.index(path.name) if path.name in first else len(first), path.name))
         target = self.path / "earlier" / new_attempt()
         target.mkdir(parents=True)
         for path in moved:

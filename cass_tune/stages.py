@@ -7,7 +7,7 @@ record has the checksum of every file, which is verified when the file is used.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import ARMS, Trial
 from cass_tune.results import Record, StageFolder
-from cass_tune.storage import AnyPath, StorageError
+from cass_tune.storage import AnyPath
 from cass_tune.tensors import read_tensors, write_tensors
 from cass_tune.training.models import save_arm
 from cass_tune.training.pretrain import Pretraining
@@ -30,7 +30,7 @@ def load_arms(stage: StageFolder, epoch: int) -> dict[str, dict[str, Tensor]] | 
     """Return both arms' parameters and buffers at the end of an epoch, or None: not stored, or damaged, which is said.
 
     Raises:
-        StorageError: the object store is away or refuses.
+        StorageError: they cannot be read, which does not mean that they are damaged.
     """
     return _read(stage, epoch, ARMS) if stage.has_end(epoch) else None
 
@@ -39,9 +39,7 @@ def _read(stage: StageFolder, epoch: int, parts: Iterable[str]) -> dict[str, dic
     try:
         files = stage.end_record(epoch)["files"]
         return {part: read_tensors(_file(stage, epoch, part), files[part]) for part in parts}
-    except StorageError:
-        raise
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
         logger.warning("%s is damaged (%s); the pretraining is computed again", stage.end(epoch), error)
         return None
 
@@ -53,7 +51,11 @@ def stored_rows(stage: StageFolder, epochs: int) -> list[Record]:
 
 def furthest(stage: StageFolder, checkpoints: Checkpoints, epochs: int) -> State | None:
     """Return the latest state from which a pretraining of so many epochs can go on, or None: it starts anew."""
-    checkpoint = checkpoints.newest(lambda values: _progress(values) <= (epochs, 0), _progress)
+    checkpoint = checkpoints.newest(
+        lambda values: _progress(values) <= (epochs, 0),
+        is_own=lambda values: values["epochs"] == epochs,
+        progress=_progress,
+    )
     reached = _progress(checkpoint.values) if checkpoint else (0, 0)
     for epoch in reversed(stage.ends()):
         if reached < (epoch, 0) <= (epochs, 0):
@@ -67,38 +69,53 @@ def _progress(values: Mapping[str, Any]) -> tuple[int, int]:
     return len(values["rows"]), values["batch"]
 
 
+def _read_end(stage: StageFolder, epoch: int) -> dict[str, dict[str, Tensor]] | None:
+    """Return every file of an end, or None: not stored, or damaged."""
+    return _read(stage, epoch, (*ARMS, STATE)) if stage.has_end(epoch) else None
+
+
 def _end_state(stage: StageFolder, epoch: int) -> State | None:
-    found = _read(stage, epoch, (*ARMS, STATE))
+    found = _read_end(stage, epoch)
     if found is None:
         return None
     rest = found.pop(STATE)
     record = stage.end_record(epoch)
-    machine = {key: record["environment"][key] for key in ("devices", "threads", "nondeterministic")}
+    machine = {key: record["environment"].get(key, []) for key in ("devices", "threads", "nondeterministic")}
     return State(
         tensors={**below(arms=below(**found)), **rest},
         values={**record["values"], "rows": record["rows"], **machine},
     )
 
 
-def publish(stage: StageFolder, pretraining: Pretraining, trial: Trial, record: Mapping[str, Any]) -> None:
-    """Store the end of the epoch that has just been finished.
+def publish(
+    stage: StageFolder, pretraining: Pretraining, trial: Trial, record: Mapping[str, Any], check: Callable[[], None]
+) -> None:
+    """Store the end of the epoch that has just been finished, unless another process has: the first complete one stays.
 
     Args:
         stage: where to.
         pretraining: between two epochs.
         trial: whose networks these are.
         record: what else goes into run.json.
+        check: raises when this process may no longer write here; called before every file.
 
     Raises:
         StorageError: it could not be written; what is there does not count as an end.
     """
     epoch, state = pretraining.epoch, pretraining.state()
+    check()
+    if _read_end(stage, epoch):
+        return
+    stage.remove_end(epoch)  # a damaged one
     files: dict[str, str] = {}
     for arm in ARMS:
+        check()
         name, size = getattr(trial.pretrain, arm), trial.data.image_size_px
         files[arm] = save_arm(pretraining.arms[arm], _file(stage, epoch, arm), name=name, image_size_px=size)
     rest = {key: value for key, value in state.tensors.items() if not key.startswith("arms/")}
+    check()
     files[STATE] = write_tensors(_file(stage, epoch, STATE), rest)
+    check()
     values = dict(state.values)
     stage.write_end(epoch, {**record, "rows": values.pop("rows"), "values": values, "files": files})
 

@@ -280,7 +280,7 @@ def whole_file(path: AnyPath) -> Iterator[Path]:
         StorageError: it cannot be written; says why, and what to do.
         FileNotFoundError: nothing was written to the temporary path.
     """
-    with _explained(path), _temporary(path) as temporary:
+    with explained(path), _temporary(path) as temporary:
         between_steps("opened", path)
         yield temporary
         between_steps("written", path)
@@ -335,8 +335,13 @@ _ADVICE = {
 
 
 @contextmanager
-def _explained(path: AnyPath) -> Iterator[None]:
-    """Turn an error of the local file system into a StorageError that says what to do."""
+def explained(path: AnyPath, what: str = "write") -> Iterator[None]:
+    """Turn an error of the local file system into a StorageError that says what to do.
+
+    Args:
+        path: what the block writes, or reads.
+        what: ``write`` or ``read``.
+    """
     try:
         yield
     except StorageError:
@@ -346,8 +351,8 @@ def _explained(path: AnyPath) -> Iterator[None]:
         code = _system_error(error, folder)
         if code not in _ADVICE:
             raise
-        what = f"Cannot write {path}" if isinstance(path, Path) else f"Cannot keep {path} in {folder} for the transfer"
-        raise _failed(what, code, path) from error
+        text = f"Cannot {what} {path}" if isinstance(path, Path) else f"Cannot keep {path} in {folder} for the transfer"
+        raise _failed(text, code, path) from error
 
 
 def _local_folder(path: AnyPath) -> Path:
@@ -423,7 +428,7 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
         yield path
         return
     with ExitStack() as until_read:
-        with _explained(path):
+        with explained(path):
             temporary = tempfile.TemporaryDirectory(prefix="cass_tune-", ignore_cleanup_errors=True)
             copy = Path(until_read.enter_context(temporary)) / path.name
             _download(path, copy)
@@ -528,7 +533,7 @@ def patience(seconds: float) -> Iterator[None]:
 def sweep(folder: AnyPath) -> None:
     """Delete what writers that were killed have left in a folder; only its holder may do so. Does not raise."""
     with suppress(OSError):
-        for path in folder.iterdir() if isinstance(folder, Path) and folder.is_dir() else ():
+        for path in folder.iterdir() if folder.is_dir() else ():
             if path.name.startswith(".") and path.name.endswith(".tmp"):
                 remove(path)
 
@@ -599,12 +604,12 @@ class _LocalLines:
             self.flush()
             self._is_failing = False
         except StorageError as error:
-            if not self._is_failing:
+            was_failing, self._is_failing = self._is_failing, True  # first: the warning may come back here as a line
+            if not was_failing:
                 logger.warning("%s is not up to date, which is tried again: %s", self._path, error)
-            self._is_failing = True
 
     def flush(self) -> None:
-        with _explained(self._path):
+        with explained(self._path):
             while self._pending:
                 if self._stream is None:
                     self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -614,6 +619,8 @@ class _LocalLines:
     def close(self) -> None:
         try:
             self.flush()
+            if self._stream is not None:
+                _sync(self._path)
         finally:
             if self._stream is not None:
                 self._stream.close()
@@ -673,7 +680,7 @@ class _ObjectLines:
 
 
 def _write(path: ObjectPath, data: bytes, patience_s: float | None = None) -> None:
-    with _explained(path), _temporary(path) as temporary:
+    with explained(path), _temporary(path) as temporary:
         temporary.write_bytes(data)
         _upload(temporary, path, patience_s)
 

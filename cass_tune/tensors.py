@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from cass_tune.storage import AnyPath, StorageError, whole_file
+from cass_tune.storage import AnyPath, StorageError, explained, patiently, whole_file
 
 
 def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
@@ -27,6 +28,7 @@ def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], metadata: Mappin
     try:
         with whole_file(path) as temporary:
             save_file(on_cpu, temporary, dict(metadata) if metadata else None)
+            _sort_metadata(temporary)
             return _sha256(temporary)
     except StorageError as error:
         size = sum(tensor.nbytes for tensor in on_cpu.values())
@@ -44,9 +46,10 @@ def read_tensors(path: AnyPath, sha256: str) -> dict[str, Tensor]:
 
     Raises:
         ValueError: the content is not what was written.
-        OSError: the file is missing or cannot be read.
+        FileNotFoundError: there is no such file.
+        StorageError: it cannot be read.
     """
-    content = path.read_bytes()
+    content = patiently(lambda: _content(path))
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"the content of {path.name} was changed")
     return load(content)
@@ -55,3 +58,27 @@ def read_tensors(path: AnyPath, sha256: str) -> dict[str, Tensor]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _content(path: AnyPath) -> bytes:
+    with explained(path, "read"):
+        return path.read_bytes()
+
+
+def _sort_metadata(path: Path) -> None:
+    """Bring the metadata in order, so that equal tensors make equal files; safetensors orders them by chance.
+
+    The header is JSON of the length that the first eight bytes give
+    (https://github.com/huggingface/safetensors#format).
+    """
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        if not header["__metadata__"]:
+            return
+        ordered = {"__metadata__": header.pop("__metadata__"), **header}
+        text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(text) == length:
+            stream.seek(8)
+            stream.write(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from cass_tune.attempt import Attempt, RunOptions
@@ -18,12 +18,16 @@ from cass_tune.leases import Lease
 from cass_tune.notices import PROCESS, Source, Stop, command_source, watched
 from cass_tune.results import Results, TrialFolder, new_attempt
 from cass_tune.stages import stored_rows
-from cass_tune.storage import AnyPath, Lines, patiently, place
+from cass_tune.storage import AnyPath, Lines, StorageError, patience, patiently, place
 from cass_tune.training.determinism import Alerts
 from cass_tune.trial_steps import trial_steps
 from cass_tune.weights import weights_identity
 
 logger = logging.getLogger(__name__)
+
+LEAVE_S = 5.0
+"""How long a trial that leaves tries to record that."""
+
 Row = dict[str, Any]
 
 
@@ -59,6 +63,7 @@ def run_trial(
         Held: another process computes this trial or its pretraining; nothing was changed.
         Interrupted: it was asked to stop, and has saved its state.
         HoldLost: another process has taken the trial over.
+        StorageError: records cannot be written, or read; that is not the trial's failure.
         Exception: any other, of the trial's own code; `is_final` tells whether the trial is to be run again.
     """
     stop = Stop(parent=stop)
@@ -69,16 +74,17 @@ def run_trial(
         yield from _stored_rows(trial, inputs, results, folder)
         return
     name = new_attempt()
-    with Lease.acquire(folder.path, name, on_lost=lambda: stop.request("the trial was taken over")) as lease:
+    on_lost = lambda: stop.request("the trial was taken over")  # noqa: E731
+    with patiently(lambda: Lease.acquire(folder.path, name, on_lost=on_lost), lambda: check(0, 0)) as lease:
         if _is_finished(folder, options):  # by the process that held it until now
             yield from _stored_rows(trial, inputs, results, folder)
             return
         if options.redo and not _of_run(folder, options.run):
-            folder.set_aside()
+            patiently(folder.set_aside)
         config = {"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION}
         patiently(lambda: folder.write_config(config), lambda: check(0, 0))
         alerts = Alerts()
-        with _recorded(folder, name, options), alerts.listening(), watched(stop, [*_sources(options), *sources]):
+        with _recorded(folder, name, options, lease), alerts.listening(), watched(stop, [*_sources(options), *sources]):
             listing = list_images(trial.data, check)
             _check_inputs(read_inputs(trial, listing), inputs)
             attempt = Attempt(
@@ -130,21 +136,23 @@ def _sources(options: RunOptions) -> list[Source]:
 
 
 @contextmanager
-def _recorded(folder: TrialFolder, attempt: str, options: RunOptions) -> Iterator[None]:
+def _recorded(folder: TrialFolder, attempt: str, options: RunOptions, lease: Lease) -> Iterator[None]:
     """Record an attempt's beginning and end, and an error that is final."""
     patiently(lambda: folder.begin(attempt, options.run))
     with _logging_to(folder.log):
         try:
             yield
             folder.ended(attempt, "finished")
-        except (Interrupted, Held) as error:
+        except (Interrupted, Held, StorageError) as error:
             logger.info("trial %s left: %s", folder.id, error)
-            folder.ended(attempt, "interrupted", message=str(error), position=_position(error))
+            with suppress(OSError), patience(LEAVE_S):
+                folder.ended(attempt, "interrupted", message=str(error), position=_position(error))
             raise
         except HoldLost:
             raise  # nothing may be written any more
         except Exception as error:
             logger.exception("trial %s failed", folder.id)
+            lease.check()
             _record_failure(folder, attempt, options, error)
             raise
 

@@ -23,7 +23,7 @@ from cass_tune.finetune_steps import EVALUATED, FinetuneSteps
 from cass_tune.identity import RESULTS_VERSION
 from cass_tune.pretrain_steps import Pretrained, pretrained
 from cass_tune.results import Record
-from cass_tune.storage import whole_file
+from cass_tune.storage import patiently, whole_file
 from cass_tune.training.models import build_arm
 from cass_tune.training.state import State
 
@@ -57,7 +57,9 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
     yield from finetuning.run(checkpoints, lambda arm: _start(attempt, source, arm), parts, pixels)
     attempt.store(lambda: _write_predictions(attempt, finetuning, parts))
     attempt.store(lambda: attempt.folder.write_environment(attempt.environment_record(attempt.devices)))
-    attempt.store(lambda: attempt.folder.finish(_result(attempt, source, finetuning, parts)))
+    result = _result(attempt, source, finetuning, parts)
+    attempt.lease.check()
+    patiently(lambda: attempt.folder.finish(result), attempt.check_stop)
 
 
 def _last_state(attempt: Attempt, checkpoints: Checkpoints) -> State | None:

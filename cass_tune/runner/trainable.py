@@ -16,10 +16,12 @@ from cass_tune.errors import Held, HoldLost, Interrupted
 from cass_tune.identity import Inputs
 from cass_tune.notices import on_signal
 from cass_tune.results import Results
+from cass_tune.storage import StorageError
 
-FAILED, LEFT, RETRIED = "failed", "left", "retried"
+FAILED, LEFT, RETRIED, UNSAVED = "failed", "left", "retried", "unsaved"
 """``phase`` of the row that a trial reports before it raises: it failed for good; it left because it was asked to or
-because another process computes it; its error allows another attempt. A trial that dies reports none."""
+because another process computes it; its error allows another attempt; its records cannot be written. A trial that dies
+reports none."""
 
 
 class _Signals:
@@ -63,6 +65,9 @@ def trainable(config: Mapping[str, Any]) -> None:
             tune.report(for_ray(row))
     except (Held, HoldLost, Interrupted):
         tune.report(for_ray(epoch_row(phase=LEFT)))
+        raise
+    except StorageError:
+        tune.report(for_ray(epoch_row(phase=UNSAVED)))
         raise
     except Exception as error:
         tune.report(for_ray(epoch_row(phase=FAILED if is_final(error) else RETRIED)))

@@ -25,7 +25,7 @@ from cass_tune.results import Results
 from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
-from cass_tune.runner.trainable import trainable
+from cass_tune.runner.trainable import UNSAVED, trainable
 from cass_tune.storage import AnyPath, StorageError, patience, write_text
 
 if TYPE_CHECKING:
@@ -68,14 +68,14 @@ def run_trials(
         Ray's own record of the run.
 
     Raises:
-        StorageError: the failure of a trial could not be recorded.
+        StorageError: the records of a trial could not be written.
         Terminated: SIGTERM came; the trials have saved their state.
         KeyboardInterrupt: SIGINT came twice.
     """
     runs = [{"trial": to_json(w.trial), "inputs": asdict(w.inputs) if w.inputs else None} for w in wanted]
     trials = _Trials({_key(run): w for run, w in zip(runs, wanted, strict=True)})
     stop_file = results.stop_file(study, options.run)
-    watcher = _Watcher(trials, events, Retries(results, options.max_failures), stop, stop_file)
+    watcher = _Watcher(trials, results, events, Retries(results, options.max_failures), stop, stop_file)
     chosen = {**asdict(options), "stop_file": str(stop_file)}
     tuner = tune.Tuner(
         tune.with_resources(trainable, dict(resources)),
@@ -183,8 +183,17 @@ class _Room:
 class _Watcher(Callback):
     """Tells the events, decides about failures, and stops Ray Tune when the study is to be stopped."""
 
-    def __init__(self, trials: _Trials, events: TrialEvents, retries: Retries, stop: Stop, stop_file: AnyPath) -> None:
+    def __init__(
+        self,
+        trials: _Trials,
+        results: Results,
+        events: TrialEvents,
+        retries: Retries,
+        stop: Stop,
+        stop_file: AnyPath,
+    ) -> None:
         self._trials = trials
+        self._results = results
         self._events = events
         self._retries = retries
         self._stop = stop
@@ -192,7 +201,7 @@ class _Watcher(Callback):
         self._deadline: float | None = None
         self._looked = 0.0
         self.storage_error: StorageError | None = None
-        """Why the failure of a trial could not be recorded."""
+        """Why the records of a trial could not be written."""
 
     def __reduce__(self) -> Any:  # Ray pickles the Tuner with its callbacks; nobody of ours ever restores it
         return Callback, ()
@@ -204,6 +213,8 @@ class _Watcher(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         if "phase" in result:
+            if result["phase"] == UNSAVED:
+                self._end_unsaved(self._trials[trial])
             self._retries.reported(trial, self._trials[trial], result["phase"])
             with _unless_away():
                 self._events.row(str(self._trials[trial].digest), result)
@@ -227,6 +238,16 @@ class _Watcher(Callback):
             self._events.failed(digest)
         except StorageError as error:
             self.storage_error = error
+
+    def _end_unsaved(self, wanted: Wanted) -> None:
+        """Stop the study, because no trial can save its work where this one cannot."""
+        folder = self._results.trial(str(wanted.digest))
+        text = f"Records of the trial {wanted.name} cannot be written, see {folder.log}."
+        with _unless_away():
+            ends = [attempt["ended"] for attempt in folder.attempts() if attempt["ended"]]
+            text = ends[-1]["message"] if ends else text
+        self.storage_error = self.storage_error or StorageError(None, text)
+        self._stop.request("records cannot be written")
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._look_for_progress(trials)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -28,6 +29,7 @@ def prepare_torch(device: torch.device, threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.enable_mem_efficient_sdp(False)  # its backward is not deterministic under warn_only
+    gc.collect()  # networks of a trial that was interrupted in this process
     if device.type == "cuda":
         torch.cuda.init()
         torch.cuda.empty_cache()
