@@ -22,12 +22,15 @@ from cass_tune.identity import RESULTS_VERSION, Inputs
 from cass_tune.leases import Lease
 from cass_tune.notices import Stop
 from cass_tune.results import Record, Results, TrialFolder
-from cass_tune.storage import patiently
+from cass_tune.storage import patience, patiently
 from cass_tune.training.determinism import Alerts, prepare_torch
 from cass_tune.training.models import build_arm
 from cass_tune.training.state import State
 
 logger = logging.getLogger(__name__)
+
+LEAVE_S = 15.0
+"""How long a trial that leaves tries to save its state in an object store that is away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,10 +251,11 @@ class Attempt:
         if reason is None:
             return
         try:
-            if self._checkpointer and self.position != self._saved:
-                self._checkpointer.save()
-            for lease in self.leases:
-                lease.check()
+            with patience(LEAVE_S):
+                if self._checkpointer and self.position != self._saved:
+                    self._checkpointer.save()
+                for lease in self.leases:
+                    lease.check()
         except OSError as error:
             raise Interrupted(f"{reason}; the state could not be saved: {error}") from error
         raise Interrupted(reason)

@@ -82,12 +82,14 @@ class Work:
     Args:
         name: readable name of the trial.
         phases: images per epoch and epochs, by phase.
+        done: finished epochs by phase, reused ones included.
+        computed: images that were passed in this run.
     """
 
     name: str
     phases: Mapping[str, tuple[float, int]]
     done: dict[str, int] = field(default_factory=dict)
-    reused: set[str] = field(default_factory=set)
+    computed: float = 0.0
     started: float | None = None
     now: str = "starting"
     state: str = "waiting"
@@ -95,9 +97,8 @@ class Work:
     def total(self) -> float:
         return sum(images * epochs for images, epochs in self.phases.values())
 
-    def passed(self, *, computed_only: bool = False) -> float:
-        phases = [phase for phase in self.done if not (computed_only and phase in self.reused)]
-        return sum(self.phases[phase][0] * self.done[phase] for phase in phases)
+    def passed(self) -> float:
+        return sum(self.phases[phase][0] * epochs for phase, epochs in self.done.items())
 
 
 class Progress:
@@ -117,6 +118,7 @@ class Progress:
         self._computing_since: float | None = None
         self._shown = self._started
         self._live: Any = None
+        self._is_waiting = False
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -139,6 +141,7 @@ class Progress:
         work = self._works[digest]
         if work.state != "running":
             work.started, work.state = time.monotonic(), "running"
+            self._is_waiting = False
             self._event(f"started  {work.name}")
 
     def resume(self, digest: str, where: str) -> None:
@@ -152,6 +155,12 @@ class Progress:
             work.state = "waiting"
             self._event(f"left     {work.name}  {why}")
 
+    def waiting(self) -> None:
+        """Take note, once, that other processes compute all that is left."""
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._event("waiting  other processes compute what is left (--status shows them)")
+
     def stopping(self, reason: str) -> None:
         """Take note that the study is being stopped."""
         self._event(f"stopping ({reason}): running trials save their state; once more to leave at once")
@@ -163,10 +172,9 @@ class Progress:
             return
         self.start(digest)
         work.done[phase] = max(work.done.get(phase, 0), int(row["epoch"]))
-        if row["reused"] is True:
-            work.reused.add(phase)
-        elif self._computing_since is None:
-            self._computing_since = time.monotonic() - row["seconds"]
+        if row["reused"] is not True:
+            work.computed += work.phases[phase][0]
+            self._computing_since = self._computing_since or time.monotonic() - row["seconds"]
         work.now = f"{phase} {int(row['epoch'])}/{int(row['epochs'])}"
         self._tick()
 
@@ -198,7 +206,7 @@ class Progress:
 
     def _time_left(self) -> str:
         open_works = [work for work in self._works.values() if work.state in ("waiting", "running")]
-        computed = sum(work.passed(computed_only=True) for work in self._works.values())
+        computed = sum(work.computed for work in self._works.values())
         if not computed or not open_works or self._computing_since is None:
             return ""
         left = sum(work.total() - work.passed() for work in open_works)
@@ -227,8 +235,7 @@ class Progress:
 
 
 def _left(work: Work) -> str:
-    computed = work.passed(computed_only=True)
-    if not computed or work.started is None:
+    if not work.computed or work.started is None:
         return ""
-    rate = (time.monotonic() - work.started) / computed
+    rate = (time.monotonic() - work.started) / work.computed
     return f", about {duration(rate * (work.total() - work.passed()))} left"

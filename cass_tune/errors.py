@@ -26,6 +26,10 @@ class Interrupted(Exception):
     """A trial that saved its state and left because it was asked to; the text says why."""
 
 
+class FailedElsewhere(Exception):
+    """A trial that another process has run, and failed, since this command began; the text is its error."""
+
+
 class Collapsed(Exception):
     """A pretraining whose outputs became constant, under ``--on-collapse stop``."""
 

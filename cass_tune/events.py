@@ -32,6 +32,8 @@ class TrialEvents:
         self._settled: list[Record | None] = []
         self._resumed: set[str] = set()
         self.common_failure: Record | None = None
+        self.failed_digests: set[str] = set()
+        """Trials that failed for good in this run, whatever another process makes of them meanwhile."""
 
     def started(self, digest: str) -> None:
         """Take note that a trial starts, for the first time or again."""
@@ -54,6 +56,14 @@ class TrialEvents:
             self._settled.append(None)
             self._progress.finish(digest, headline(record))
 
+    def has_settled(self, digest: str) -> bool:
+        """Return whether a trial is done or failed; after an interruption some are not."""
+        return self._progress.has_settled([digest])
+
+    def waiting(self) -> None:
+        """Take note that other processes compute all that is left."""
+        self._progress.waiting()
+
     def left(self, digest: str, why: str) -> None:
         """Take note that a trial was interrupted, or waits, and will be run again."""
         self._progress.interrupt(digest, why)
@@ -64,6 +74,7 @@ class TrialEvents:
         if failure is None:
             return
         self._settled.append(failure)
+        self.failed_digests.add(digest)
         self._progress.fail(digest, failure_line(failure))
         first = self._settled[:ALIKE]
         if len(self._settled) == ALIKE and all(map(_before_any_step, first)) and len(set(map(_error, first))) == 1:

@@ -6,8 +6,9 @@ import os
 import signal
 import time
 import traceback
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cass_tune import ending
@@ -17,10 +18,11 @@ from cass_tune.data.listing import Listing
 from cass_tune.environment import commit
 from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
 from cass_tune.events import TrialEvents
-from cass_tune.notices import Stop, stopped_by_signals
+from cass_tune.notices import Stop, command_source, stopped_by_signals, watched
 from cass_tune.options import Settings
 from cass_tune.overview import work
 from cass_tune.plan import Wanted
+from cass_tune.readiness import Readiness
 from cass_tune.results import Record, Results, new_attempt
 from cass_tune.storage import StorageError
 
@@ -53,6 +55,8 @@ class Execution:
         self.run_name = new_attempt()
         self.stop = Stop()
         self.common_failure: Record | None = None
+        self.failed: set[str] = set()
+        self.known_failures: dict[str, str | None] = {}
 
     def check(self, trials: Sequence[Trial], *, names_alone: bool = False) -> None:
         """Try once on this machine what would otherwise fail in every trial.
@@ -104,6 +108,7 @@ class Execution:
         """
         if not self.settings.address:
             self._resize_images(missing, listing)
+        self.known_failures = {str(item.digest): self._failure_of(item) for item in missing}
         works = {str(item.digest): work(item, listing) for item in missing}
         progress = Progress(self.console, works, finished=done)
         events = TrialEvents(self.results, progress, self.stop)
@@ -114,7 +119,12 @@ class Execution:
             else:
                 self._run_by_ray(missing, events, progress)
         finally:
-            self.common_failure = events.common_failure
+            self.common_failure, self.failed = events.common_failure, events.failed_digests
+
+    def _failure_of(self, item: Wanted) -> str | None:
+        """Return the identity of a trial's recorded failure, which this run tries again."""
+        failure = self.results.trial(str(item.digest)).failure()
+        return failure["id"] if failure else None
 
     def _options(self, device: str) -> RunOptions:
         from cass_tune.trial import RunOptions
@@ -137,47 +147,42 @@ class Execution:
         return "cuda" if has_gpu and self.settings.gpus_per_trial != 0 else "cpu"
 
     def _run_here(self, missing: Sequence[Wanted], events: TrialEvents) -> None:
-        """Run trials one after the other; one that another process computes goes to the end of the line."""
+        """Run trials one after the other, of those that no other process computes always the first in order."""
         import torch
 
         options = self._options(self._device(torch.cuda.is_available()))
-        line = deque(missing)
+        is_ready = Readiness(self.results)
+        line = list(missing)
         tries: Counter[str] = Counter()
-        refused = 0
         with stopped_by_signals(self.stop) as came:
             while line and self.stop.reason is None:
-                item = line.popleft()
-                if refused > len(line):
+                item = next(filter(is_ready, line), None)
+                if item is None:
+                    events.waiting()
+                if item is None or not self._try_here(item, options, events, tries):
                     time.sleep(ASK_EVERY_S)
-                    refused = 0
-                outcome = self._try_here(item, options, events, tries)
-                refused = refused + 1 if outcome == "held" else 0
-                if outcome == "held":
-                    line.append(item)
-                elif outcome == "again":
-                    line.appendleft(item)
-            if self.stop.reason:
-                events.stopping(self.stop.reason)
-        if came and came[0] == signal.SIGTERM:
+                else:
+                    line = [other for other in line if not events.has_settled(str(other.digest))]
+        if came and came[0] != signal.SIGINT:
             raise Terminated
 
-    def _try_here(self, item: Wanted, options: RunOptions, events: TrialEvents, tries: Counter[str]) -> str:
-        """Run one trial and return ``settled``, ``held`` (by another process) or ``again``."""
+    def _try_here(self, item: Wanted, options: RunOptions, events: TrialEvents, tries: Counter[str]) -> bool:
+        """Run one trial; return whether to go on at once."""
         from cass_tune.trial import is_final, run_trial
 
         digest, folder = str(item.digest), self.results.trial(str(item.digest))
+        known = self.known_failures[digest]
         events.started(digest)
         try:
-            for row in run_trial(item.trial, self.results, options, item.inputs, stop=self.stop):
+            rows = run_trial(item.trial, self.results, options, item.inputs, stop=self.stop, known_failure=known)
+            for row in rows:
                 events.row(digest, row)
-        except Held as error:
+        except (Held, HoldLost) as error:
             events.left(digest, str(error))
-            return "held"
-        except (HoldLost, Interrupted) as error:
+            return False
+        except Interrupted as error:
             events.left(digest, str(error))
-            if isinstance(error, Interrupted):
-                self.stop.request(str(error))  # of this machine, which all trials run on
-            return "again"
+            self.stop.request(str(error))  # of this machine, which all trials run on
         except StorageError as error:
             events.left(digest, str(error))
             raise
@@ -185,19 +190,19 @@ class Execution:
             tries[digest] += 1
             if not is_final(error) and tries[digest] <= options.max_failures:
                 events.left(digest, f"{type(error).__name__}: {error}")
-                return "again"
+                return True
             if folder.failure() is None:
                 folder.fail(type(error).__name__, str(error), traceback.format_exc())
             events.failed(digest)
         else:
             events.ended(digest)
-        return "settled"
+        return True
 
     def _run_by_ray(self, missing: Sequence[Wanted], events: TrialEvents, progress: Progress) -> None:
         from cass_tune import runner
 
         self.console.say(f"Ray runs the trials; its own records are in {self.results.ray(self.study)}.")
-        with runner.ray_session(self.settings.address), progress.shown():
+        with runner.ray_session(self.settings.address), progress.shown(), self._watched():
             gpus = runner.cluster_gpus()
             self._refuse_paper_without_gpu(gpus > 0)
             device = self._device(gpus > 0)
@@ -217,10 +222,18 @@ class Execution:
                     events=events,
                     stop=self.stop,
                     leave=self._leave,
+                    failures=self.known_failures,
                 )
-                rest = [item for item in rest if not progress.has_settled([str(item.digest)])]
+                rest = [item for item in rest if not events.has_settled(str(item.digest))]
                 if self.stop.reason or not rest:
                     return
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Stop the study when the only machine that it has will be taken away."""
+        command = self.settings.preemption_command
+        with watched(self.stop, [command_source(command)] if command and not self.settings.address else []):
+            yield
 
     def _leave(self, is_terminated: bool) -> None:
         """End this process at once, with the line and the exit code of a run that was interrupted."""

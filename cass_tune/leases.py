@@ -172,7 +172,13 @@ class Lease:
 
     @classmethod
     def acquire(
-        cls, folder: AnyPath, attempt: str, *, wait_s: float = 0.0, on_lost: Callable[[], None] | None = None
+        cls,
+        folder: AnyPath,
+        attempt: str,
+        *,
+        wait_s: float = 0.0,
+        on_lost: Callable[[], None] | None = None,
+        between: Callable[[], None] = lambda: None,
     ) -> Lease:
         """Claim a folder, which is made if it is not there.
 
@@ -181,6 +187,7 @@ class Lease:
             attempt: name of this run of the part, used once (`cass_tune.results.new_attempt`).
             wait_s: ask again for so many seconds while another process holds the folder.
             on_lost: called once, from the heartbeat's thread, when that finds another holder in the folder.
+            between: called before each further try; what it raises ends the waiting.
 
         Raises:
             Held: another process that lives holds the folder, or another lease of this process does.
@@ -196,7 +203,34 @@ class Lease:
                 remaining = deadline - clock.monotonic()
                 if remaining <= 0:
                     raise
+            between()
             clock.sleep(min(ACQUIRE_RETRY_S, remaining))
+
+    @classmethod
+    def take_over(
+        cls,
+        folder: AnyPath,
+        attempt: str,
+        *,
+        on_lost: Callable[[], None] | None = None,
+        between: Callable[[], None] = lambda: None,
+    ) -> Lease:
+        """Claim a folder, also from a holder on another machine whom this process has not watched yet.
+
+        Such a holder is watched until its heartbeat shows that it lives or it counts as dead: for at most a little more
+        than `EXPIRY_S`. Arguments and errors as in `acquire`.
+        """
+
+        def gives_up() -> None:
+            between()
+            found = _read(folder)
+            if found != watched and found is not None and _is_alive(folder, found, locked=False):
+                raise Held(str(folder), _describe(found.holder))
+
+        watched = _read(folder)
+        is_here = watched is not None and watched.holder is not None and watched.holder.machine == machine()
+        wait_s = 0.0 if is_here else EXPIRY_S + HEARTBEAT_S
+        return cls.acquire(folder, attempt, wait_s=wait_s, on_lost=on_lost, between=gives_up)
 
     @property
     def attempt(self) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from cass_tune.errors import Terminated
+from cass_tune.storage import patience
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +144,8 @@ def _ask(sources: Sequence[Source], stop: Stop) -> bool:
     """Return whether a source says why to stop, which is then requested."""
     for source in sources:
         try:
-            reason = source()
+            with patience(0):  # while storage is away, the other sources are still heard
+                reason = source()
         except Exception as error:  # a broken source must not end the trial
             logger.debug("a source of notices failed: %s", error)
             continue

@@ -88,8 +88,9 @@ def pretrained(attempt: Attempt, parts: Parts, pixels: Pixels) -> Generator[Reco
     weights = stages.load_arms(stage, epochs)
     if weights is None:
         on_lost = lambda: attempt.stop.request("the pretraining was taken over")  # noqa: E731
-        acquire = lambda: Lease.acquire(stage.path, attempt.name, on_lost=on_lost)  # noqa: E731
-        with patiently(acquire, attempt.check_stop) as lease:
+        between = attempt.check_stop
+        take_over = lambda: Lease.take_over(stage.path, attempt.name, on_lost=on_lost, between=between)  # noqa: E731
+        with patiently(take_over, between) as lease:
             weights = stages.load_arms(stage, epochs)  # by the process that held it until now
             if weights is None:
                 steps = _PretrainSteps(attempt, parts, pixels, stage, lease)

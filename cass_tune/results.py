@@ -191,7 +191,7 @@ class TrialFolder(Folder):
     def fail(self, kind: str, message: str, traceback: str, position: Record | None = None) -> None:
         """Record the error that the trial failed with, where, and how many attempts have failed so far."""
         attempts = sum((item["ended"] or {}).get("how") == "failed" for item in self.attempts()) or 1
-        record = {"type": kind, "message": message, "traceback": traceback, "position": position}
+        record = {"type": kind, "message": message, "traceback": traceback, "position": position, "id": new_attempt()}
         write_json(self.path / "failure.json", {**record, "attempts": attempts, "log": str(self.log)})
 
     def status(self) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 
 from cass_tune.config import ARMS
 from cass_tune.console import duration
+from cass_tune.errors import UsageError
 from cass_tune.leases import EXPIRY_S, Holder, holder
 from cass_tune.overview import failure_line, headline
 from cass_tune.pace import Pace
 from cass_tune.results import Record, Results, StageFolder, StudyFolder, TrialFolder
 
-ORDER = ("running", "waiting", "failed", "collapsed", "done", "missing")
-"""The order of the counts."""
+ORDER = ("running", "silent", "waiting", "failed", "collapsed", "done", "missing")
+"""The order of the counts; the holder of a silent trial has not renewed its record for a while."""
 
 
 def status_lines(study: StudyFolder) -> list[str]:
@@ -24,8 +25,13 @@ def status_lines(study: StudyFolder) -> list[str]:
 
     Args:
         study: the study's folder.
+
+    Raises:
+        UsageError: nothing was asked for.
     """
     plans = study.plans()
+    if not plans:
+        raise UsageError(f"Nothing has been asked for in {study.path} yet.")
     trials = list(_trials(study.results, plans))
     pace = Pace()
     for trial in trials:
@@ -45,7 +51,7 @@ class _Trial:
         wanted: what the plan says of it.
         counts: images in the data by part and class.
         folder: its folder.
-        stage: the folder of its pretraining, or None for a control.
+        stage: its pretraining, or None for a control.
         state: one of `ORDER`.
         holder: the process that computes the trial, or that computes the pretraining for which it waits.
         rows: of every finished epoch.
@@ -54,7 +60,7 @@ class _Trial:
     wanted: Record
     counts: Record
     folder: TrialFolder
-    stage: StageFolder | None
+    stage: _Stage | None
     state: str
     holder: Holder | None
     rows: Sequence[Record]
@@ -65,14 +71,23 @@ class _Trial:
 
     def remaining(self) -> dict[str, int]:
         """Return the epochs that are left, by phase."""
-        if self.state not in ("running", "waiting", "missing"):
+        if self.state not in ("running", "silent", "waiting", "missing"):
             return {}
         epochs = {"pretrain": self.config["pretrain"]["epochs"]} if self.stage else {}
         epochs |= {f"finetune_{arm}": self.config["finetune"]["epochs"] for arm in ARMS}
         done = Counter(row["phase"] for row in self.rows)
-        if self.stage and self.stage.has_end(epochs["pretrain"]):
+        if self.stage and epochs["pretrain"] in self.stage.ends:
             done["pretrain"] = epochs["pretrain"]
         return {phase: max(0, count - done[phase]) for phase, count in epochs.items()}
+
+
+class _Stage:
+    """What is on disk of one pretraining, read once for all its trials."""
+
+    def __init__(self, folder: StageFolder) -> None:
+        self.rows = folder.rows()
+        self.ends = set(folder.ends())
+        self.holder = holder(folder.path) if folder.is_held() else None
 
 
 def _trials(results: Results, plans: Sequence[Record]) -> Iterator[_Trial]:
@@ -80,25 +95,35 @@ def _trials(results: Results, plans: Sequence[Record]) -> Iterator[_Trial]:
     for plan in reversed(plans):
         for trial in plan["trials"]:
             wanted.setdefault(trial["digest"], (trial, plan["data"]["counts"]))
+    stages: dict[str, _Stage] = {}
     for digest, (record, counts) in wanted.items():
-        folder = results.trial(digest)
-        stage = results.stage(record["stage"]) if record["stage"] else None
+        folder, key = results.trial(digest), record["stage"]
+        if key and key not in stages:
+            stages[key] = _Stage(results.stage(key))
+        stage = stages[key] if key else None
         state = folder.status()
-        waits_for = stage if state == "missing" and stage and stage.is_held() else None
-        at_work = holder((waits_for or folder).path) if waits_for or state == "running" else None
+        at_work = holder(folder.path) if state == "running" else None
+        if state == "missing" and stage and stage.holder:
+            state, at_work = "waiting", stage.holder
+        if at_work and _silent_s(at_work) > EXPIRY_S:
+            state = "silent" if state == "running" else "missing"
         yield _Trial(
             wanted=record,
             counts=counts,
             folder=folder,
             stage=stage,
-            state="waiting" if waits_for else state,
+            state=state,
             holder=at_work,
             rows=[*(_pretrain_rows(stage, record) if stage else ()), *folder.rows()],
         )
 
 
-def _pretrain_rows(stage: StageFolder, wanted: Mapping[str, Any]) -> Iterable[Record]:
-    return (row for row in stage.rows() if row["epoch"] <= wanted["config"]["pretrain"]["epochs"])
+def _pretrain_rows(stage: _Stage, wanted: Mapping[str, Any]) -> Iterable[Record]:
+    return (row for row in stage.rows if row["epoch"] <= wanted["config"]["pretrain"]["epochs"])
+
+
+def _silent_s(at_work: Holder) -> float:
+    return (datetime.now(UTC) - at_work.heartbeat).total_seconds()
 
 
 def _time_left(trials: Sequence[_Trial], pace: Pace) -> str:
@@ -133,6 +158,7 @@ def _line(trial: _Trial, pace: Pace) -> str:
     details = {
         "done": lambda: headline(trial.folder.result() or {}),
         "running": lambda: _running(trial, pace),
+        "silent": lambda: _silent(trial),
         "waiting": lambda: f"for its pretraining, which {_where(trial.holder)} computes",
         "failed": lambda: failure_line(trial.folder.failure()),
         "collapsed": lambda: failure_line(trial.folder.failure()),
@@ -145,6 +171,11 @@ def _running(trial: _Trial, pace: Pace) -> str:
     left = [_seconds(trial, phase, epochs, pace) for phase, epochs in trial.remaining().items()]
     eta = "" if None in left else f", about {duration(sum(seconds or 0.0 for seconds in left))} left"
     return f"{_where(trial.holder)}: {_place(trial)}{eta}"
+
+
+def _silent(trial: _Trial) -> str:
+    silence = f", not heard of for {duration(_silent_s(trial.holder))}" if trial.holder else ""
+    return f"{_where(trial.holder)}{silence}: {_place(trial)}"
 
 
 def _place(trial: _Trial) -> str:
@@ -160,8 +191,4 @@ def _begun(trial: _Trial) -> str:
 
 
 def _where(at_work: Holder | None) -> str:
-    if at_work is None:
-        return "another process"
-    silent_s = (datetime.now(UTC) - at_work.heartbeat).total_seconds()
-    silence = f", not heard of for {duration(silent_s)}" if silent_s > EXPIRY_S else ""
-    return f"{at_work.describe()}{silence}"
+    return at_work.describe() if at_work else "another process"

@@ -247,7 +247,10 @@ class _Command:
         return [self.results.trial(str(item.digest)).status() for item in wanted]
 
     def _exit_code(self, wanted: Sequence[Wanted]) -> int:
-        states = self._states(wanted)
+        states = [
+            "failed" if state in OPEN and str(item.digest) in self.execution.failed else state
+            for item, state in zip(wanted, self._states(wanted), strict=True)
+        ]
         if self.execution.common_failure:
             self.console.say(
                 "Stopped: the first trials failed with the same error before any training step, so the others would "

@@ -12,7 +12,7 @@ from cass_tune.attempt import Attempt, RunOptions
 from cass_tune.config import Trial, to_json
 from cass_tune.data.catalog import list_images
 from cass_tune.data.listing import Listing
-from cass_tune.errors import Collapsed, Held, HoldLost, Interrupted, UsageError
+from cass_tune.errors import Collapsed, FailedElsewhere, Held, HoldLost, Interrupted, UsageError
 from cass_tune.identity import RESULTS_VERSION, Inputs, stage_digest, trial_digest
 from cass_tune.leases import Lease
 from cass_tune.notices import PROCESS, Source, Stop, command_source, watched
@@ -24,6 +24,8 @@ from cass_tune.trial_steps import trial_steps
 from cass_tune.weights import weights_identity
 
 logger = logging.getLogger(__name__)
+
+ANY_FAILURE = "any"
 
 LEAVE_S = 5.0
 """How long a trial that leaves tries to record that."""
@@ -43,6 +45,7 @@ def run_trial(
     expected: Inputs | None = None,
     sources: Sequence[Source] = (),
     stop: Stop = PROCESS,
+    known_failure: str | None = ANY_FAILURE,
 ) -> Iterator[Row]:
     """Run a trial and yield one row per epoch (`cass_tune.training.rows`); everything else goes to the results root.
 
@@ -56,10 +59,13 @@ def run_trial(
         expected: the inputs that the driver saw; a machine that sees others fails.
         sources: further places to ask whether to stop (`cass_tune.notices`).
         stop: looked at between two steps.
+        known_failure: identity of the recorded failure that is to be tried again, None when there was none; by default
+            any is tried again.
 
     Raises:
         UsageError: this machine sees other images or weights, or the configuration does not fit the data.
         Collapsed: under ``on_collapse="stop"``.
+        FailedElsewhere: another failure than the known one is recorded; nothing was changed.
         Held: another process computes this trial or its pretraining; nothing was changed.
         Interrupted: it was asked to stop, and has saved its state.
         HoldLost: another process has taken the trial over.
@@ -75,14 +81,18 @@ def run_trial(
         return
     name = new_attempt()
     on_lost = lambda: stop.request("the trial was taken over")  # noqa: E731
-    with patiently(lambda: Lease.acquire(folder.path, name, on_lost=on_lost), lambda: check(0, 0)) as lease:
+    between = lambda: check(0, 0)  # noqa: E731
+    with patiently(lambda: Lease.take_over(folder.path, name, on_lost=on_lost, between=between), between) as lease:
         if _is_finished(folder, options):  # by the process that held it until now
             yield from _stored_rows(trial, inputs, results, folder)
             return
+        failure = folder.failure()
+        if failure and known_failure not in (ANY_FAILURE, failure["id"]):
+            raise FailedElsewhere(f"{failure['type']}: {failure['message']}")
         if options.redo and not _of_run(folder, options.run):
             patiently(folder.set_aside)
         config = {"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION}
-        patiently(lambda: folder.write_config(config), lambda: check(0, 0))
+        patiently(lambda: folder.write_config(config), between)
         alerts = Alerts()
         with _recorded(folder, name, options, lease), alerts.listening(), watched(stop, [*_sources(options), *sources]):
             listing = list_images(trial.data, check)
@@ -171,7 +181,7 @@ def _record_failure(folder: TrialFolder, attempt: str, options: RunOptions, erro
 
 def is_final(error: Exception) -> bool:
     """Return whether the trial that raised this has failed for good; otherwise it is to be run again."""
-    return isinstance(error, UsageError | Collapsed) or getattr(error, "is_final", False)
+    return isinstance(error, UsageError | Collapsed | FailedElsewhere) or getattr(error, "is_final", False)
 
 
 def _position(error: Exception) -> Row | None:

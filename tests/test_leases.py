@@ -662,6 +662,45 @@ def test_acquire_can_wait_for_expiry(folder: Path, clock: FakeClock) -> None:
     assert EXPIRY_S <= clock.passed_s <= EXPIRY_S + CONFIRM_S
 
 
+@pytest.mark.parametrize(("ahead_s", "watched_s"), [(1e6, CONFIRM_S), (0.0, EXPIRY_S)])
+def test_a_fresh_process_takes_over_from_a_machine_that_is_gone(
+    folder: Path, clock: FakeClock, ahead_s: float, watched_s: float
+) -> None:
+    """Every process of Ray's is fresh: nobody has watched the record for it."""
+    record(folder)
+    clock.ahead_s = ahead_s
+    Lease.take_over(folder, "mine").release()
+    assert watched_s <= clock.passed_s <= watched_s + leases.HEARTBEAT_S
+
+
+def test_a_fresh_process_gives_up_when_the_other_one_shows_that_it_lives(folder: Path, clock: FakeClock) -> None:
+    record(folder)
+
+    def beat() -> None:
+        if clock.passed_s >= leases.HEARTBEAT_S:
+            record(folder, count=8)
+
+    with pytest.raises(Held, match="elsewhere, process 123"):
+        Lease.take_over(folder, "mine", between=beat)
+    assert clock.passed_s < 2 * leases.HEARTBEAT_S
+
+
+def test_a_fresh_process_does_not_wait_for_a_process_of_this_machine(folder: Path, clock: FakeClock) -> None:
+    with other_holder(folder), pytest.raises(Held):
+        Lease.take_over(folder, "mine")
+    assert clock.passed_s == 0.0
+
+
+def test_watching_ends_when_asked_to(folder: Path, clock: FakeClock) -> None:
+    record(folder)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Lease.take_over(folder, "mine", between=stop)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b'{"attempt": "the', b"\xff\xfe\x00", b"null", b"[1]", b"{}"]

@@ -121,3 +121,22 @@ def test_epochs_between_errors_do_not_make_a_death_of_them(tune: Tune, folder: T
     assert not tune.dies(), "three deaths, the error aside"
     failure = folder.failure()
     assert failure is not None and failure["type"] == "DiesWithoutProgress"
+
+
+def test_epochs_that_are_told_again_are_no_progress(tune: Tune, folder: TrialFolder) -> None:
+    """Every attempt first reports the stored rows of its pretraining."""
+    outcomes = []
+    for _ in range(MOST_DEATHS):
+        tune.report("pretrain")
+        outcomes.append(tune.dies())
+    assert outcomes == [True, True, False]
+    failure = folder.failure()
+    assert failure is not None and failure["type"] == "DiesWithoutProgress"
+
+
+def test_leaving_on_the_last_chance_does_not_give_new_ones(tune: Tune, folder: TrialFolder) -> None:
+    assert tune.dies() and tune.dies()
+    tune.report(LEFT)
+    assert tune.dies()
+    tune.report("pretrain")
+    assert not tune.dies()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cass_tune.config import Trial, control, to_json, with_field
+from cass_tune.errors import UsageError
 from cass_tune.leases import HOLDER_FILE, Holder, Lease
 from cass_tune.pace import Pace, images_passed
 from cass_tune.results import Results, StudyFolder
@@ -121,7 +122,9 @@ def test_a_holder_that_is_silent_is_told(study: StudyFolder) -> None:
     silent = datetime.now(UTC) - timedelta(minutes=5)
     record |= {"host": "far", "machine": "far/1/2", "heartbeat": silent.isoformat()}
     write_json(folder.path / HOLDER_FILE, record)
-    assert ", not heard of for 5 min" in line_of(study, "none")
+    assert ", not heard of for 5 min" in line_of(study, "none") and "  silent     none  far" in line_of(study, "none")
+    assert "3 trials: 1 silent, 2 missing" in status_lines(study)[0], "and no time left: nothing is known to run"
+    assert status_lines(study)[0].endswith("2 missing")
 
 
 def test_failed_and_finished_trials(study: StudyFolder) -> None:
@@ -150,6 +153,14 @@ def test_images_passed() -> None:
     config = to_json(Trial())
     assert images_passed(config, COUNTS, "pretrain") == 2 * 320
     assert images_passed(config, {**COUNTS, "val": {"a": 30}}, "finetune_vit") == 400 + 10
+
+
+def test_nothing_was_asked_for_yet(tmp_path: Path) -> None:
+    """A driver that was killed in its first write."""
+    folder = Results(tmp_path).study("batch_ablation", "phantom-demo")
+    (tmp_path / "batch_ablation" / "phantom-demo" / "plans").mkdir(parents=True)
+    with pytest.raises(UsageError, match="Nothing has been asked for"):
+        status_lines(folder)
 
 
 class TestCommandLine:

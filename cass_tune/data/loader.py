@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +61,12 @@ class _Views(Dataset[tuple[Tensor, int, int]]):
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), self._labels[position], position
 
 
+def _leave_signals_to_the_trial(number: int) -> None:
+    """Let a loader process outlive a signal to the whole process group, until the trial has saved its state."""
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+
+
 class _Order:
     """A batch sampler whose batches are set anew for each epoch, so that worker processes are started once."""
 
@@ -92,6 +99,7 @@ class Batches:
             _Views(pixels, seed, stream),
             batch_sampler=self._order,  # type: ignore[arg-type]
             num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_trial,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             generator=torch.Generator(),  # keeps torch's global generator untouched

@@ -51,18 +51,26 @@ class Retries:
         state.event = phase if phase in (FAILED, LEFT, RETRIED, UNSAVED) else None  # type: ignore[assignment]
         if phase == RETRIED:
             state.retries += 1
-        trial.max_failures = 0 if phase == FAILED or state.retries > self._max_failures else -1
+        if phase == FAILED or state.retries > self._max_failures:
+            trial.max_failures = 0
+        elif state.event is not None or state.deaths < MOST_DEATHS - 1:  # an epoch alone is no progress that stays
+            trial.max_failures = -1
 
     def recovered(self, trial: Trial, wanted: Wanted) -> str:
         """Take note that Ray Tune tries a trial again; return why."""
         state = self._state(wanted)
         event, state.event = state.event, None
         if event is not None:
+            self._limit(trial, state)
             return {LEFT: "it left", RETRIED: "an error", UNSAVED: "its records cannot be written"}.get(event, event)
         self._count_death(state, wanted)
-        if state.deaths >= MOST_DEATHS - 1:  # Ray Tune decides before it asks: allow no further one
-            trial.max_failures = trial.run_metadata.num_failures
+        self._limit(trial, state)
         return "its process or machine was lost"
+
+    def _limit(self, trial: Trial, state: _State) -> None:
+        """Allow no further death on the last chance: Ray Tune decides before it asks."""
+        if state.deaths >= MOST_DEATHS - 1:
+            trial.max_failures = trial.run_metadata.num_failures
 
     def look_for_progress(self, trial: Trial, wanted: Wanted) -> None:
         """Allow a trial that is on its last chance further ones, when a checkpoint was written."""

@@ -47,21 +47,23 @@ def trainable(config: Mapping[str, Any]) -> None:
     interrupted goes on from its last checkpoint, so ``FailureConfig(max_failures=...)`` costs no work.
 
     Args:
-        config: ``run``: ``{"trial": ..., "inputs": ...}`` with the trial as `to_json` gives it and,
-            optionally, the inputs that the driver saw; ``results``: the results root; ``options``:
-            fields of `cass_tune.trial.RunOptions`, optional.
+        config: ``run``: ``{"trial": ..., "inputs": ..., "failure": ...}`` with the trial as `to_json` gives it and,
+            optionally, the inputs that the driver saw and the recorded failure that it knew; ``results``: the results
+            root; ``options``: fields of `cass_tune.trial.RunOptions`, optional.
     """
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
     from cass_tune.training.rows import epoch_row, for_ray
-    from cass_tune.trial import RunOptions, is_final, run_trial
+    from cass_tune.trial import ANY_FAILURE, RunOptions, is_final, run_trial
 
     run = config["run"]
     trial = from_json(json.dumps(run["trial"]))
     inputs = Inputs(**run["inputs"]) if run.get("inputs") else None
     options = RunOptions(**config.get("options", {}))
     try:
-        for row in run_trial(trial, Results(config["results"]), options, inputs, sources=[drained]):
+        known = run.get("failure", ANY_FAILURE)
+        rows = run_trial(trial, Results(config["results"]), options, inputs, sources=[drained], known_failure=known)
+        for row in rows:
             tune.report(for_ray(row))
     except (Held, HoldLost, Interrupted):
         tune.report(for_ray(epoch_row(phase=LEFT)))

@@ -21,6 +21,7 @@ from cass_tune.config import to_json
 from cass_tune.errors import Terminated
 from cass_tune.notices import Stop, stopped_by_signals
 from cass_tune.plan import Wanted
+from cass_tune.readiness import Readiness
 from cass_tune.results import Results
 from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.retries import Retries
@@ -48,6 +49,7 @@ def run_trials(
     events: TrialEvents,
     stop: Stop,
     leave: Callable[[bool], None],
+    failures: Mapping[str, str | None],
 ) -> ResultGrid:
     """Run trials by Ray Tune within a session.
 
@@ -62,6 +64,7 @@ def run_trials(
         resources: ``cpu`` and ``gpu`` of one trial.
         events: told about every start, row and end.
         stop: a request to stop the study.
+        failures: identity of the recorded failure by trial, of those that were there when the command began.
         leave: ends this process when Ray does not answer any more after a stop; told whether SIGTERM came.
 
     Returns:
@@ -72,9 +75,21 @@ def run_trials(
         Terminated: SIGTERM came; the trials have saved their state.
         KeyboardInterrupt: SIGINT came twice.
     """
-    runs = [{"trial": to_json(w.trial), "inputs": asdict(w.inputs) if w.inputs else None} for w in wanted]
+    runs = [
+        {
+            "trial": to_json(item.trial),
+            "inputs": asdict(item.inputs) if item.inputs else None,
+            "failure": failures.get(str(item.digest)),
+        }
+        for item in wanted
+    ]
     trials = _Trials({_key(run): w for run, w in zip(runs, wanted, strict=True)})
     stop_file = results.stop_file(study, options.run)
+    readiness = Readiness(results)
+
+    def is_ready(trial: Trial, live: list[Trial]) -> bool:
+        return readiness(trials[trial], [trials[other] for other in live])
+
     watcher = _Watcher(trials, results, events, Retries(results, options.max_failures), stop, stop_file)
     chosen = {**asdict(options), "stop_file": str(stop_file)}
     tuner = tune.Tuner(
@@ -83,7 +98,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trials[trial].digest)[:12],
-            scheduler=StudyScheduler(_Readiness(trials, results), _Room(resources), lambda: stop.reason is not None),
+            scheduler=StudyScheduler(is_ready, _Room(resources), lambda: stop.reason is not None),
         ),
         run_config=tune.RunConfig(
             name=options.run,
@@ -130,37 +145,6 @@ class _Trials:
         if trial.trial_id not in self._found:
             self._found[trial.trial_id] = self._wanted[_key(trial.config["run"])]
         return self._found[trial.trial_id]
-
-
-class _Readiness:
-    """Whether a trial can start: nobody else computes it, and nobody computes the pretraining that it would take."""
-
-    def __init__(self, trials: _Trials, results: Results) -> None:
-        self._trials = trials
-        self._results = results
-        self._stored: set[tuple[str, int]] = set()
-
-    def __call__(self, trial: Trial, live: list[Trial]) -> bool:
-        wanted = self._trials[trial]
-        with contextlib.suppress(OSError), patience(0):  # while records cannot be read, nothing new starts
-            return self._is_ready(wanted, live)
-        return False
-
-    def _is_ready(self, wanted: Wanted, live: list[Trial]) -> bool:
-        folder = self._results.trial(str(wanted.digest))
-        if wanted.pretraining and not self._is_stored(*wanted.pretraining):
-            computed_here = any(self._computes(self._trials[other], wanted.stage) for other in live)
-            if computed_here or self._results.stage(str(wanted.stage)).is_held():
-                return folder.result() is not None
-        return not folder.is_held() or folder.result() is not None
-
-    def _computes(self, other: Wanted, stage: str | None) -> bool:
-        return other.stage == stage and other.pretraining is not None and not self._is_stored(*other.pretraining)
-
-    def _is_stored(self, stage: str, epochs: int) -> bool:
-        if (stage, epochs) not in self._stored and self._results.stage(stage).has_end(epochs):
-            self._stored.add((stage, epochs))
-        return (stage, epochs) in self._stored
 
 
 class _Room:
@@ -256,7 +240,10 @@ class _Watcher(Callback):
         if self._deadline is None:
             self._deadline = time.monotonic() + STOP_S
             self._events.stopping(self._stop.reason)
-            with contextlib.suppress(OSError):  # trials then lose what they did since their last checkpoint
+            with (
+                contextlib.suppress(OSError),
+                patience(0),
+            ):  # without it trials lose what they did since their last state
                 write_text(self._stop_file, self._stop.reason)
         running = any(trial.status == Trial.RUNNING for trial in trials)
         if not running or time.monotonic() > self._deadline:
