@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-DONE, FAILED, USAGE, STORAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 75, 130, 143
-"""75 is sysexits' EX_TEMPFAIL: storage was away or full for too long; whoever restarts commands tries again."""
+DONE, FAILED, USAGE, ERROR, AWAY, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 75, 130, 143
+"""70 is sysexits' EX_SOFTWARE; 75 is its EX_TEMPFAIL: storage, or Ray, was away or full for too long, and whoever runs
+commands again does so."""
 
 
 def last_line(code: int) -> str:

@@ -12,8 +12,6 @@ from cass_tune.results import Record, Results
 
 ALIKE = 2
 """So many first trials that fail with one and the same error before any training step stop the study."""
-_MAY_PASS = ("OutOfMemoryError", "MemoryError", "StorageError", "OSError", "DiesWithoutProgress")
-"""Errors of the machine: they may spare the next trial."""
 
 
 class TrialEvents:
@@ -87,7 +85,7 @@ class TrialEvents:
 
 
 def _before_any_step(failure: Record | None) -> bool:
-    if failure is None or failure["type"] in _MAY_PASS:
+    if failure is None or failure["may_pass"]:
         return False
     position = failure.get("position")
     return not position or (position["phase"] != "finetune_vit" and not position["epoch"] and not position["batch"])

@@ -168,7 +168,7 @@ class Execution:
 
     def _try_here(self, item: Wanted, options: RunOptions, events: TrialEvents, tries: Counter[str]) -> bool:
         """Run one trial; return whether to go on at once."""
-        from cass_tune.trial import is_final, run_trial
+        from cass_tune.trial import is_final, may_pass, run_trial
 
         digest, folder = str(item.digest), self.results.trial(str(item.digest))
         known = self.known_failures[digest]
@@ -192,7 +192,7 @@ class Execution:
                 events.left(digest, f"{type(error).__name__}: {error}")
                 return True
             if folder.failure() is None:
-                folder.fail(type(error).__name__, str(error), traceback.format_exc())
+                folder.fail(type(error).__name__, str(error), traceback.format_exc(), may_pass=may_pass(error))
             events.failed(digest)
         else:
             events.ended(digest)
@@ -202,7 +202,7 @@ class Execution:
         from cass_tune import runner
 
         self.console.say(f"Ray runs the trials; its own records are in {self.results.ray(self.study)}.")
-        with runner.ray_session(self.settings.address), progress.shown(), self._watched():
+        with runner.ray_session(self.settings.address, self._ray_is_gone), progress.shown(), self._watched():
             gpus = runner.cluster_gpus()
             self._refuse_paper_without_gpu(gpus > 0)
             device = self._device(gpus > 0)
@@ -234,6 +234,13 @@ class Execution:
         command = self.settings.preemption_command
         with watched(self.stop, [command_source(command)] if command and not self.settings.address else []):
             yield
+
+    def _ray_is_gone(self) -> None:
+        """End this process at once, because nothing more can be run."""
+        self.console.say(
+            "error: Ray's own processes have ended. What is saved is kept; the same command goes on from it."
+        )
+        os._exit(ending.AWAY)
 
     def _leave(self, is_terminated: bool) -> None:
         """End this process at once, with the line and the exit code of a run that was interrupted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import threading
@@ -54,72 +55,111 @@ def on_signal(number: int, *_: object) -> None:
     PROCESS.request(f"{signal.Signals(number).name} came")
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_came: list[int] = []
+"""Signals that came while `ended_by_signals` was in charge: an exception can get lost where nobody passes it on."""
+
+
 @contextmanager
-def terminated_by_signal() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` in the block, so that it ends in good order; only in the main thread."""
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise `Terminated` in the block, as SIGINT raises KeyboardInterrupt.
 
-    def handler(*_: object) -> None:
-        raise Terminated
+    Outside the main thread the caller's own handlers stay.
+    """
 
+    def handler(number: int, *_: object) -> None:
+        _came.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    _came.clear()
     try:
-        earlier = signal.signal(signal.SIGTERM, handler)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
+        with _handled_by(handler):
+            yield
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        _came.clear()
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Keep signals for the end of a block that does not survive an exception; then they are delivered."""
+    held: list[int] = []
+    try:
+        with _handled_by(lambda number, *_: held.append(number)):
+            yield
+    finally:
+        if held:
+            os.kill(os.getpid(), held[0])
 
 
 @contextmanager
 def stopped_by_signals(stop: Stop) -> Iterator[list[int]]:
-    """Let SIGINT and SIGTERM ask a driver's study to stop, and a second one end it at once.
+    """Let a signal ask a driver's study to stop, and a second SIGINT end it at once.
 
     Outside the main thread the caller's own handlers stay. Yields the signals that came.
 
     Raises:
-        KeyboardInterrupt: at the second signal.
+        KeyboardInterrupt: at the second SIGINT.
     """
     came: list[int] = []
 
     def handler(number: int, *_: object) -> None:
         came.append(number)
-        if len(came) > 1:
+        if came.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
         stop.request("interrupted" if number == signal.SIGINT else "terminated")
 
-    before: dict[int, Any] = {}
-    with suppress(ValueError):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, handler)
-    try:
+    with _handled_by(handler):
+        for number in _came:
+            handler(number)
         yield came
+
+
+@contextmanager
+def _handled_by(handler: Callable[..., None]) -> Iterator[None]:
+    before: dict[int, Any] = {}
+    with suppress(ValueError):  # outside the main thread
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # of nohup
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
 
 
-def command_source(command: str) -> Source:
-    """Return a source that runs a shell command every 5 s: exit status 0 means that the machine will be taken away."""
-    state = {"next": 0.0, "is_broken": False}
+def every(seconds: float, source: Source) -> Source:
+    """Return a source that asks another one, but not more often than so."""
+    next_time = 0.0
 
     def ask() -> str | None:
-        if time.monotonic() < state["next"]:
+        nonlocal next_time
+        if time.monotonic() < next_time:
             return None
-        state["next"] = time.monotonic() + COMMAND_EVERY_S
+        next_time = time.monotonic() + seconds
+        return source()
+
+    return ask
+
+
+def command_source(command: str) -> Source:
+    """Return a source that runs a shell command every 5 s: exit status 0 means that the machine will be taken away."""
+    is_broken = False
+
+    def ask() -> str | None:
+        nonlocal is_broken
         try:
             done = subprocess.run(
                 command, shell=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT_S
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            if not state["is_broken"]:
+            if not is_broken:
                 logger.warning("--preemption-command %r: %s", command, error)
-            state["is_broken"] = True
+            is_broken = True
             return None
         return "--preemption-command says that the machine will be taken away" if done.returncode == 0 else None
 
-    return ask
+    return every(COMMAND_EVERY_S, ask)
 
 
 @contextmanager

@@ -188,11 +188,22 @@ class TrialFolder(Folder):
             self._tidy()
             remove(self.path / HOLDER_FILE)
 
-    def fail(self, kind: str, message: str, traceback: str, position: Record | None = None) -> None:
-        """Record the error that the trial failed with, where, and how many attempts have failed so far."""
+    def fail(
+        self, kind: str, message: str, traceback: str, position: Record | None = None, *, may_pass: bool = False
+    ) -> None:
+        """Record the error that the trial failed with, where, and how many attempts have failed so far.
+
+        Args:
+            kind: type of the error.
+            message: its text.
+            traceback: where in the code.
+            position: where in the trial, or None when that is unknown.
+            may_pass: whether it is the machine's error, which may spare the next trial.
+        """
         attempts = sum((item["ended"] or {}).get("how") == "failed" for item in self.attempts()) or 1
-        record = {"type": kind, "message": message, "traceback": traceback, "position": position, "id": new_attempt()}
-        write_json(self.path / "failure.json", {**record, "attempts": attempts, "log": str(self.log)})
+        record = {"type": kind, "message": message, "traceback": traceback, "position": position, "may_pass": may_pass}
+        more = {"id": new_attempt(), "attempts": attempts, "log": str(self.log)}
+        write_json(self.path / "failure.json", {**record, **more})
 
     def status(self) -> str:
         """Return ``done``, ``collapsed``, ``failed``, ``running`` or ``missing``."""

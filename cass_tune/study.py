@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from cass_tune.ephemeral import ephemeral
 from cass_tune.errors import Terminated, UsageError
 from cass_tune.execution import Execution
 from cass_tune.identity import RESULTS_VERSION, Inputs
-from cass_tune.notices import terminated_by_signal
+from cass_tune.notices import ended_by_signals
 from cass_tune.options import Given, Settings, option, parse
 from cass_tune.overview import failure_line, plan_lines, trial_lines
 from cass_tune.plan import OPEN, Axes, Wanted, describe_data, grid, replicate, resolve, select, to_run, with_controls
@@ -70,14 +71,18 @@ class Study:
             if given.settings.status:
                 console.say(*self._status(given))
                 return ending.DONE
-            with terminated_by_signal():
+            with ended_by_signals():
                 return _Command(self, given, console, report).run()
         except UsageError as error:
             Console(sys.stderr).say(*(f"error: {text}" for text in error.problems))
             return ending.USAGE
         except StorageError as error:
             Console(sys.stderr).say(f"error: {error}")
-            return ending.STORAGE
+            return ending.AWAY
+        except Exception:
+            traceback.print_exc()
+            Console(sys.stderr).say("This is a mistake of the program. What is saved is kept; please report it.")
+            return ending.ERROR
         except KeyboardInterrupt:
             console.say(ending.last_line(ending.INTERRUPTED))
             return ending.INTERRUPTED

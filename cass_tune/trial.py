@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,10 +16,10 @@ from cass_tune.data.listing import Listing
 from cass_tune.errors import Collapsed, FailedElsewhere, Held, HoldLost, Interrupted, UsageError
 from cass_tune.identity import RESULTS_VERSION, Inputs, stage_digest, trial_digest
 from cass_tune.leases import Lease
-from cass_tune.notices import PROCESS, Source, Stop, command_source, watched
+from cass_tune.notices import PROCESS, Source, Stop, command_source, every, watched
 from cass_tune.results import Results, TrialFolder, new_attempt
 from cass_tune.stages import stored_rows
-from cass_tune.storage import AnyPath, Lines, StorageError, patience, patiently, place
+from cass_tune.storage import AnyPath, Lines, ObjectPath, StorageError, patience, patiently, place
 from cass_tune.training.determinism import Alerts
 from cass_tune.trial_steps import trial_steps
 from cass_tune.weights import weights_identity
@@ -26,6 +27,9 @@ from cass_tune.weights import weights_identity
 logger = logging.getLogger(__name__)
 
 ANY_FAILURE = "any"
+
+OBJECT_EVERY_S = 5.0
+"""Time between two looks at the stop file in an object store."""
 
 LEAVE_S = 5.0
 """How long a trial that leaves tries to record that."""
@@ -139,7 +143,8 @@ def _sources(options: RunOptions) -> list[Source]:
     sources: list[Source] = []
     if options.stop_file:
         path = place(options.stop_file)
-        sources.append(lambda: "the study is being stopped" if path.exists() else None)
+        asks_every_s = OBJECT_EVERY_S if isinstance(path, ObjectPath) else 0.0
+        sources.append(every(asks_every_s, lambda: "the study is being stopped" if path.exists() else None))
     if options.preemption_command:
         sources.append(command_source(options.preemption_command))
     return sources
@@ -175,13 +180,19 @@ def _record_failure(folder: TrialFolder, attempt: str, options: RunOptions, erro
     returns = any(end["type"] == kind and end["position"] == position for end in earlier)
     folder.ended(attempt, "failed", type=kind, message=message, position=position)
     if isinstance(error, UsageError | Collapsed) or returns or len(earlier) >= options.max_failures:
-        folder.fail(kind, message, traceback.format_exc(), position=position)
+        folder.fail(kind, message, traceback.format_exc(), position=position, may_pass=may_pass(error))
         error.is_final = True  # type: ignore[attr-defined]
 
 
 def is_final(error: Exception) -> bool:
     """Return whether the trial that raised this has failed for good; otherwise it is to be run again."""
     return isinstance(error, UsageError | Collapsed | FailedElsewhere) or getattr(error, "is_final", False)
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether an error is the machine's (memory, files, the GPU), so that it may spare the next trial."""
+    of_memory = re.search(r"out of memory|can't allocate memory|CUDA error|cuDNN error", str(error), re.IGNORECASE)
+    return isinstance(error, OSError | MemoryError) or bool(of_memory)
 
 
 def _position(error: Exception) -> Row | None:

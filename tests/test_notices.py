@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from cass_tune import notices
 from cass_tune.errors import Terminated
-from cass_tune.notices import Stop, command_source, stopped_by_signals, terminated_by_signal, watched
+from cass_tune.notices import Stop, command_source, ended_by_signals, held_signals, stopped_by_signals, watched
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
@@ -90,32 +91,74 @@ def test_a_command_that_hangs_is_told_once(monkeypatch: pytest.MonkeyPatch, capl
     assert len(caplog.records) == 1 and "sleep 5" in caplog.text
 
 
-@pytest.mark.parametrize(("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_one_signal_asks_a_second_one_ends(number: signal.Signals, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"), (signal.SIGHUP, "terminated")],
+)
+def test_a_signal_asks_and_a_second_interrupt_ends(number: signal.Signals, reason: str) -> None:
     stop = Stop()
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), stopped_by_signals(stop) as came:
-        os.kill(os.getpid(), number)
-        wait_for(lambda: came)
-        assert stop.reason == reason
+        for count in (1, 2):
+            os.kill(os.getpid(), number)
+            if number == signal.SIGINT and count == 2:
+                time.sleep(1)
+            wait_for(lambda: len(came) == count)  # noqa: B023
+            assert stop.reason == reason
+        os.kill(os.getpid(), signal.SIGINT)
+        wait_for(lambda: len(came) == 3)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopped_by_signals(Stop()) as came:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+        assert came == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_until_trials_run_a_signal_raises(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Terminated), ended_by_signals():
         os.kill(os.getpid(), number)
         time.sleep(1)
     assert signal.getsignal(number) is before
 
 
-def test_sigterm_raises_until_trials_run() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated), terminated_by_signal():
-        os.kill(os.getpid(), signal.SIGTERM)
+def test_a_signal_whose_exception_got_lost_stops_the_trials() -> None:
+    stop = Stop()
+    with ended_by_signals():
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        with stopped_by_signals(stop) as came:
+            assert (stop.reason, came) == ("interrupted", [signal.SIGINT])
+
+
+def test_held_signals_come_at_the_end_of_the_block() -> None:
+    ended = False
+    with pytest.raises(Terminated), ended_by_signals():
+        with held_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+            ended = True
         time.sleep(1)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert ended
 
 
 def test_outside_the_main_thread_signals_stay_as_they_are() -> None:
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def run() -> None:
-        with stopped_by_signals(Stop()) as came, terminated_by_signal():
+        with ended_by_signals(), stopped_by_signals(Stop()) as came:
             seen.append(list(came))
 
     thread = threading.Thread(target=run)

@@ -155,12 +155,15 @@ def test_attempts_that_failed_are_counted(trial: TrialFolder) -> None:
         if how:
             trial.ended(f"a{number}", how)
     trial.fail("RuntimeError", "no luck", "Traceback", {"phase": "pretrain", "epoch": 1, "batch": 0})
-    assert trial.failure() == {
+    failure = trial.failure()
+    assert failure is not None and len(failure.pop("id")) > 20
+    assert failure == {
         "type": "RuntimeError",
         "message": "no luck",
         "traceback": "Traceback",
         "position": {"phase": "pretrain", "epoch": 1, "batch": 0},
         "attempts": 2,
+        "may_pass": False,
         "log": str(trial.log),
     }
 

@@ -26,7 +26,7 @@ from cass_tune.config import ARMS, Trial, control, from_json, to_json
 from cass_tune.data.phantom import phantom_listing
 from cass_tune.data.pixels import decode
 from cass_tune.data.splits import split
-from cass_tune.errors import Collapsed, UsageError
+from cass_tune.errors import Collapsed, FailedElsewhere, UsageError
 from cass_tune.identity import stage_digest, trial_digest
 from cass_tune.results import Record, Results, TrialFolder
 from cass_tune.training import collapse, finetune
@@ -403,3 +403,22 @@ def test_warnings_about_the_data_are_logged(tmp_path: Path, recwarn: pytest.Warn
     assert "took one of: glioma, meningioma, notumor, pituitary" in found.folder.log.read_text()
     assert not recwarn.list
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+def test_a_failure_of_another_process_is_not_tried_again(tmp_path: Path) -> None:
+    """Of several drivers one runs a trial; the others take its failure over. A known failure is tried again."""
+    folder = _folder(tmp_path)
+    folder.write_config({})
+    folder.fail("RuntimeError", "no luck", "Traceback")
+    failure = folder.failure()
+    assert failure is not None
+    for known in (None, "another"):
+        with pytest.raises(FailedElsewhere, match="RuntimeError: no luck"):
+            list(run_trial(tiny.BASE, Results(tmp_path), RunOptions(), known_failure=known))
+        assert folder.failure() == failure and folder.attempts() == []
+    list(run_trial(tiny.BASE, Results(tmp_path), RunOptions(), known_failure=failure["id"]))
+    assert folder.status() == "done"
+
+
+def _folder(root: Path) -> TrialFolder:
+    return Results(root).trial(trial_digest(tiny.BASE, read_inputs(tiny.BASE, phantom_listing())))

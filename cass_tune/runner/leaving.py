@@ -1,16 +1,19 @@
 """Leaving although Ray no longer answers: a signal to the whole process group ends Ray's own processes as well.
 
-Ray's driver then waits for a minute and is ended without a word. Here a thread watches: once the trials have saved
-their state, or their time is over, the process ends.
+Ray's driver then waits for a minute and is ended without a word, or for ever. Here threads watch: once the trials have
+saved their state, or their time is over, or Ray is gone, the process ends.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import ray
 
 from cass_tune.notices import Stop
 
@@ -19,6 +22,7 @@ logger = logging.getLogger(__name__)
 STUCK_S = 6.0
 """How long Ray Tune may take to end after the last trial has left."""
 _LOOK_S = 0.5
+GONE_S = 20.0
 
 
 @contextmanager
@@ -59,6 +63,38 @@ def leaving_for_sure(
         yield
     finally:
         over.set()
+
+
+@contextmanager
+def watched_ray(gone: Callable[[], None]) -> Iterator[None]:
+    """Call ``gone``, once, when Ray has had no head or no node for `GONE_S` in the block."""
+    address = ray.get_runtime_context().gcs_address
+    over = threading.Event()
+
+    def watch() -> None:
+        seen = time.monotonic()
+        while not over.wait(GONE_S / 5):
+            if _is_there(address):
+                seen = time.monotonic()
+            elif time.monotonic() - seen > GONE_S and not over.is_set():
+                gone()
+                return
+
+    threading.Thread(target=watch, name="ray", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _is_there(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=GONE_S / 5):
+            pass
+        return any(node["Alive"] for node in ray.nodes())
+    except OSError:
+        return False
 
 
 def _answer(at_work: Callable[[], bool]) -> bool:

@@ -57,12 +57,12 @@ class Retries:
             trial.max_failures = -1
 
     def recovered(self, trial: Trial, wanted: Wanted) -> str:
-        """Take note that Ray Tune tries a trial again; return why."""
+        """Take note that Ray Tune tries a trial again; return why: LEFT, or words for people."""
         state = self._state(wanted)
         event, state.event = state.event, None
         if event is not None:
             self._limit(trial, state)
-            return {LEFT: "it left", RETRIED: "an error", UNSAVED: "its records cannot be written"}.get(event, event)
+            return {RETRIED: "an error", UNSAVED: "its records cannot be written"}.get(event, event)
         self._count_death(state, wanted)
         self._limit(trial, state)
         return "its process or machine was lost"
@@ -90,12 +90,12 @@ class Retries:
         if folder.failure() is not None or folder.result() is not None or event in (LEFT, UNSAVED):
             return
         if event is not None:
-            folder.fail("NotRecorded", f"the trial failed and could not record it: {text}", text)
+            folder.fail("NotRecorded", f"the trial failed and could not record it: {text}", text, may_pass=True)
             return
         self._count_death(state, wanted)
         if state.deaths >= MOST_DEATHS:
             message = f"dies without progress: its process died {state.deaths} times without a new checkpoint between"
-            folder.fail("DiesWithoutProgress", f"{message}. {text}".strip(), text)
+            folder.fail("DiesWithoutProgress", f"{message}. {text}".strip(), text, may_pass=True)
 
     def _count_death(self, state: _State, wanted: Wanted) -> None:
         mark = self._mark(wanted)

@@ -26,6 +26,7 @@ class StudyScheduler(TrialScheduler):
         is_ready: whether a trial can start now, given those that are live; asked at most every `ASK_EVERY_S`.
         room: how many trials can run at once.
         is_stopping: whether no trial may start any more.
+        ask_every_s: least time between two rounds of questions.
         inner: decides about the trials that run, for example an ``ASHAScheduler``.
     """
 
@@ -34,12 +35,14 @@ class StudyScheduler(TrialScheduler):
         is_ready: Callable[[Trial, list[Trial]], bool],
         room: Callable[[], int],
         is_stopping: Callable[[], bool] = lambda: False,
+        ask_every_s: float | None = None,
         inner: TrialScheduler | None = None,
     ) -> None:
         super().__init__()
         self._is_ready = is_ready
         self._room = room
         self._is_stopping = is_stopping
+        self._ask_every_s = ASK_EVERY_S if ask_every_s is None else ask_every_s
         self._inner = inner or FIFOScheduler()
         self._waiting: list[Trial] = []
         self._known: set[str] = set()
@@ -71,7 +74,7 @@ class StudyScheduler(TrialScheduler):
         if self._is_stopping():
             self._rest(live)
             return None
-        if self._waiting and time.monotonic() - self._asked >= ASK_EVERY_S and len(live) < self._room():
+        if self._waiting and time.monotonic() - self._asked >= self._ask_every_s and len(live) < self._room():
             for trial in self._waiting:
                 if self._is_ready(trial, live):
                     self._waiting.remove(trial)

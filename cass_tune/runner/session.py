@@ -6,10 +6,9 @@ import contextlib
 import importlib
 import logging
 import os
-import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,14 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cass_tune.environment import NUMERIC_PACKAGES, versions
-from cass_tune.errors import UsageError
+from cass_tune.errors import Terminated, UsageError
+from cass_tune.notices import held_signals
+from cass_tune.runner.leaving import watched_ray
 
 logger = logging.getLogger(__name__)
 
+_STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+"""Where the object store is, which every node must know; credentials are each node's own."""
 ANSWER_S = 60.0
 """How long a node may take to say its versions."""
 
@@ -38,8 +41,12 @@ _QUIET = {
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None) -> Iterator[None]:
+def ray_session(address: str | None, gone: Callable[[], None] | None = None) -> Iterator[None]:
     """Start Ray on this machine (loopback, no dashboard), or join a cluster, taking this code along.
+
+    Args:
+        address: of the cluster.
+        gone: called, from a thread, when Ray's own processes have ended; the session does not come back.
 
     Raises:
         UsageError: the cluster cannot be reached, or a node has other versions.
@@ -50,20 +57,27 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
-    terminate = signal.getsignal(signal.SIGTERM)
-    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with _loopback() if address is None else contextlib.nullcontext():
         try:
+            _start(address)
+            check_nodes()
+            with watched_ray(gone) if gone else contextlib.nullcontext():
+                yield
+        finally:
+            ray.shutdown()
+
+
+def _start(address: str | None) -> None:
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        with held_signals():  # and takes SIGTERM back from Ray, whose handler ends the process without a word
             if address is None:
                 ray.init("local", **common, include_dashboard=False, _node_ip_address="127.0.0.1")
             else:
                 _join(address, common)
-            _quieten()
-            _set_handler(terminate)
-            check_nodes()
-            yield
-        finally:
-            ray.shutdown()
+    except SystemExit as error:  # Ray's handler
+        raise Terminated from error
+    _quieten()
 
 
 def _quieten() -> None:
@@ -71,12 +85,6 @@ def _quieten() -> None:
     worker: Any = importlib.import_module("ray._private.worker")  # no public call does it (Ray 2.60)
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = lambda data, **options: logger.debug("%s", data)
-
-
-def _set_handler(handler: Any) -> None:
-    """Take SIGTERM back from Ray, whose handler ends the process without a word."""
-    with contextlib.suppress(ValueError):  # outside the main thread Ray has not touched it
-        signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager
@@ -98,7 +106,9 @@ def _loopback() -> Iterator[None]:
 def _join(address: str, common: Mapping[str, Any]) -> None:
     try:
         _knock(address)
-        ray.init(address=address, **common, runtime_env={"py_modules": [str(Path(__file__).parent.parent)]})
+        where = {name: os.environ[name] for name in _STORE if name in os.environ}
+        environment = {"py_modules": [str(Path(__file__).parent.parent)], "env_vars": where}
+        ray.init(address=address, **common, runtime_env=environment)
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"--address {address}: no Ray cluster can be joined there: {str(error).strip().splitlines()[0]} "

@@ -26,8 +26,8 @@ from cass_tune.results import Results
 from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
-from cass_tune.runner.trainable import UNSAVED, trainable
-from cass_tune.storage import AnyPath, StorageError, patience, write_text
+from cass_tune.runner.trainable import LEFT, UNSAVED, trainable
+from cass_tune.storage import AnyPath, ObjectPath, StorageError, patience, write_text
 
 if TYPE_CHECKING:
     from cass_tune.events import TrialEvents
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ASK_OBJECTS_EVERY_S = 10.0
+"""Least time between two rounds of questions to an object store about the trials that wait."""
 STOP_S = 25.0
 """How long running trials have to save their state when the study is stopped."""
 
@@ -86,6 +88,7 @@ def run_trials(
     trials = _Trials({_key(run): w for run, w in zip(runs, wanted, strict=True)})
     stop_file = results.stop_file(study, options.run)
     readiness = Readiness(results)
+    ask_every_s = ASK_OBJECTS_EVERY_S if isinstance(results.root, ObjectPath) else ASK_EVERY_S
 
     def is_ready(trial: Trial, live: list[Trial]) -> bool:
         return readiness(trials[trial], [trials[other] for other in live])
@@ -98,7 +101,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trials[trial].digest)[:12],
-            scheduler=StudyScheduler(is_ready, _Room(resources), lambda: stop.reason is not None),
+            scheduler=StudyScheduler(is_ready, _Room(resources), lambda: stop.reason is not None, ask_every_s),
         ),
         run_config=tune.RunConfig(
             name=options.run,
@@ -211,7 +214,7 @@ class _Watcher(Callback):
         wanted = self._trials[trial]
         with _unless_away():
             why = self._retries.recovered(trial, wanted)
-            self._events.left(str(wanted.digest), why)
+            self._events.left(str(wanted.digest), self._reason(wanted) if why == LEFT else why)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         wanted = self._trials[trial]
@@ -222,6 +225,11 @@ class _Watcher(Callback):
             self._events.failed(digest)
         except StorageError as error:
             self.storage_error = error
+
+    def _reason(self, wanted: Wanted) -> str:
+        """Return why a trial left, as far as it says so."""
+        ends = [attempt["ended"] for attempt in self._results.trial(str(wanted.digest)).attempts()]
+        return ends[-1]["message"] if ends and ends[-1] else "it left"
 
     def _end_unsaved(self, wanted: Wanted) -> None:
         """Stop the study, because no trial can save its work where this one cannot."""
