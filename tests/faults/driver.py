@@ -73,6 +73,22 @@ class Driver:
             raise TooLate(number.name)
         (os.killpg if group else os.kill)(self.pid, number)
 
+    def child(self, word: str) -> int:
+        """Return a process that it has started, by a word of its command line.
+
+        Raises:
+            TooLate: there is none.
+        """
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parent = int(path.read_text().rpartition(")")[2].split()[1])
+                line = (path.parent / "cmdline").read_bytes().split(b"\0")[0].decode()
+            except (OSError, ValueError, IndexError):
+                continue
+            if parent == self.pid and line.endswith(word):
+                return int(path.parent.name)
+        raise TooLate(word)
+
     def end(self) -> int:
         """Wait for its end and return the exit code, negative for a signal that killed it."""
         try:

@@ -109,6 +109,16 @@ def lost(results: Results) -> list[str]:
     return found
 
 
+def ends(results: Results, pids: set[int]) -> list[dict[str, Any] | None]:
+    """Return how the last attempt of each of these processes ended; None when its process has not said so."""
+    found: dict[int, dict[str, Any]] = {}
+    for folder in parts(results)[0].values():
+        for attempt in folder.attempts():
+            if attempt["pid"] in pids and attempt["started"] > found.get(attempt["pid"], {}).get("started", ""):
+                found[attempt["pid"]] = attempt
+    return [attempt["ended"] for attempt in found.values()]
+
+
 def holders(results: Results) -> list[Holder]:
     """Return the processes that compute a trial now, each once."""
     found = {}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from cass_tune.leases import Holder
 from tests.faults import evidence
 from tests.faults.driver import Driver, TooLate
 from tests.faults.scenes import ClusterScene, DiskScene, ObjectScene, Scene
@@ -56,6 +57,7 @@ def kill_driver(scene: Scene, driver: Driver) -> None:
 
 def _ask_driver(scene: Scene, driver: Driver, number: signal.Signals, code: int, *, group: bool = False) -> None:
     _wait_for_work(scene, driver)
+    workers = evidence.holders(scene.results)
     asked = time.monotonic()
     driver.send(number, group=group)
     ended = driver.end()
@@ -64,6 +66,14 @@ def _ask_driver(scene: Scene, driver: Driver, number: signal.Signals, code: int,
     assert ended == code, f"exit code {ended}\n{driver.text}"
     assert time.monotonic() - asked < 45, "it leaves within 25 s, and ends"
     assert "the same command goes on" in driver.text.splitlines()[-1], driver.text
+    _assert_saved(scene, workers)
+
+
+def _assert_saved(scene: Scene, workers: list[Holder]) -> None:
+    """What these processes computed ended in good order: interrupted with its state saved, or finished."""
+    ends = evidence.ends(scene.results, {worker.pid for worker in workers})
+    assert ends and all(end and end["how"] in ("interrupted", "finished") for end in ends), ends
+    assert not any("could not be saved" in end.get("message", "") for end in ends if end), ends
 
 
 def interrupt_driver(scene: Scene, driver: Driver) -> None:
@@ -78,22 +88,50 @@ def terminate_group(scene: Scene, driver: Driver) -> None:
     _ask_driver(scene, driver, signal.SIGTERM, 143, group=True)
 
 
-def _signal_worker(scene: Scene, driver: Driver, number: signal.Signals) -> None:
+def take_machine_away(scene: Scene, driver: Driver) -> None:
+    """The command of ``--preemption-command`` says so."""
+    _wait_for_work(scene, driver)
+    workers = evidence.holders(scene.results)
+    scene.notice.touch()
+    ended = driver.end()
+    scene.notice.unlink()
+    if scene.is_finished():
+        raise TooLate("notice")
+    assert ended in (130, 143), f"exit code {ended}\n{driver.text}"
+    _assert_saved(scene, workers)
+
+
+def kill_own_raylet(scene: Scene, driver: Driver) -> None:
+    """The driver cannot go on, and says so."""
+    _wait_for_work(scene, driver)
+    scene.before_a_kill()
+    os.kill(driver.child("raylet/raylet"), signal.SIGKILL)
+    ended = driver.end()
+    if scene.is_finished():
+        raise TooLate("raylet")
+    assert ended == 75, f"exit code {ended}\n{driver.text}"
+
+
+def kill_worker(scene: Scene, driver: Driver) -> None:
     _wait_for_work(scene, driver)
     scene.before_a_kill()
     workers = [holder.pid for holder in evidence.holders(scene.results) if holder.pid != driver.pid]
     if not workers:
         raise TooLate("no worker")
     with suppress(ProcessLookupError):
-        os.kill(scene.rng.choice(sorted(workers)), number)
-
-
-def kill_worker(scene: Scene, driver: Driver) -> None:
-    _signal_worker(scene, driver, signal.SIGKILL)
+        os.kill(scene.rng.choice(sorted(workers)), signal.SIGKILL)
 
 
 def terminate_worker(scene: Scene, driver: Driver) -> None:
-    _signal_worker(scene, driver, signal.SIGTERM)
+    _wait_for_work(scene, driver)
+    workers = [holder for holder in evidence.holders(scene.results) if holder.pid != driver.pid]
+    if not workers:
+        raise TooLate("no worker")
+    worker = scene.rng.choice(sorted(workers, key=lambda holder: holder.pid))
+    with suppress(ProcessLookupError):
+        os.kill(worker.pid, signal.SIGTERM)
+    driver.wait_until(lambda: all(evidence.ends(scene.results, {worker.pid})), "the worker's end")
+    _assert_saved(scene, [worker])
 
 
 def _newest_checkpoint(scene: Scene) -> Path:
@@ -185,17 +223,19 @@ ALONE: Mapping[str, Kind] = {
     "SIGINT to the driver": interrupt_driver,
     "truncated checkpoint": truncate_checkpoint,
     "bit-flipped checkpoint": flip_bit_of_checkpoint,
+    "notice by --preemption-command": take_machine_away,
 }
 """Kinds for a driver on this machine, with or without Ray."""
-WITHOUT_RAY: Mapping[str, Kind] = {
-    "SIGKILL in a write": kill_in_a_write,
+SEVERAL: Mapping[str, Kind] = {
     "two or three drivers at once": drivers_at_once,
     "the same, one killed": drivers_at_once_and_one_killed,
 }
+WITHOUT_RAY: Mapping[str, Kind] = {"SIGKILL in a write": kill_in_a_write}
 WITH_RAY: Mapping[str, Kind] = {
     "SIGKILL of a worker": kill_worker,
     "SIGTERM to a worker": terminate_worker,
     "SIGTERM to the driver, Ray and all": terminate_group,
+    "SIGKILL of the driver's raylet": kill_own_raylet,
 }
 ON_A_CLUSTER: Mapping[str, Kind] = {"SIGKILL of a node's raylet": lose_node, "drain of a node": drain_node}
 ON_A_SMALL_DISK: Mapping[str, Kind] = {"no space for 5 s": fill_disk}

@@ -45,13 +45,19 @@ class Scene:
         return str(self.folder / "results")
 
     @property
+    def notice(self) -> Path:
+        """A file that says, while it is there, that the machine will be taken away."""
+        return self.folder / "notice"
+
+    @property
     def results(self) -> Results:
         return Results(self.root)
 
     def arguments(self) -> list[str]:
         """Return the options of every driver."""
         way = ["--local"] if self.local else ["--gpus-per-trial", "0"]
-        return [*way, "--results", self.root, "--checkpoint-every-minutes", str(INTERVAL_S / 60)]
+        often = ["--checkpoint-every-minutes", str(INTERVAL_S / 60)]
+        return [*way, "--results", self.root, *often, "--preemption-command", f"test -e {self.notice}"]
 
     def start(self, environment: Mapping[str, str] | None = None) -> Driver:
         """Start a driver."""

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.campaign import Campaign, scenes_here
-from tests.faults.scenes import INTERVAL_S
 from tests.faults.subject import ROWS
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STUDIES = {
-    "local": ["SIGKILL in a write", "SIGKILL in a write", "bit-flipped checkpoint", "SIGKILL of the driver"],
+    "local": ["SIGKILL in a write", "SIGKILL in a write", "bit-flipped checkpoint", "notice by --preemption-command"],
     "local, several drivers": ["the same, one killed"],
     "ray": [
         "SIGKILL of a worker",
@@ -27,8 +26,6 @@ STUDIES = {
     "disk": ["no space for 5 s"],
     "objects": ["storage away for 20 s", "SIGKILL of the driver"],
 }
-WRITE_IN_FLIGHT_S = 8.0
-"""A write, and the step before it, on a machine with two cores that does other things as well."""
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +40,7 @@ def test_a_disturbed_study_ends_as_an_undisturbed_one(campaign: Campaign, study:
     if scene not in scenes_here():
         pytest.skip("this user may not mount a disk")
     outcome = campaign.disturb(scene, STUDIES[study])
-    assert outcome.is_fine, outcome.text
-    assert outcome.at_risk_s <= INTERVAL_S + WRITE_IN_FLIGHT_S
+    assert outcome.is_fine, f"{outcome}\n{outcome.text}"
     assert sum(outcome.repeated) < ROWS * len(outcome.faults) / 2 + 1
     print(f"\n{campaign.table()}")
 
