@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from cass_tune import leases
 from cass_tune.config import ARMS, Trial
 from cass_tune.data.phantom import phantom_listing
 from cass_tune.errors import Interrupted
 from cass_tune.identity import stage_digest, trial_digest
+from cass_tune.leases import Holder
 from cass_tune.notices import Stop
 from cass_tune.results import Results, StageFolder, TrialFolder
+from cass_tune.storage import write_json
 from cass_tune.trial import RunOptions, read_inputs, run_trial
 from tests import tiny
 from tests.small import local
@@ -128,4 +131,19 @@ def test_rows_that_a_killed_process_had_not_written_are_written_again(tmp_path: 
     written = [*stage.rows(), *folder.rows()]
     expected = [(phase, epoch) for phase in ("pretrain", "finetune_cnn", "finetune_vit") for epoch in (1, 2)]
     assert [(row["phase"], row["epoch"]) for row in written] == expected
+    assert numbers(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("part", ["trial", "stage"])
+def test_what_a_machine_that_is_gone_held_is_taken_over(
+    tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(leases, "EXPIRY_S", 0.5)
+    monkeypatch.setattr(leases, "CONFIRM_S", 0.5)
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop=StopAfter(9))
+    folder, stage = folders(tmp_path)
+    there = Holder.this_process("theirs").record() | {"machine": "another/boot/1", "host": "gone"}
+    write_json((folder if part == "trial" else stage).path / "holder.json", there)
+    run(tmp_path)
     assert numbers(tmp_path) == undisturbed

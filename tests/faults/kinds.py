@@ -102,14 +102,12 @@ def take_machine_away(scene: Scene, driver: Driver) -> None:
 
 
 def kill_own_raylet(scene: Scene, driver: Driver) -> None:
-    """The driver cannot go on, and says so."""
+    """The driver cannot go on, and says so, unless what is left needs no raylet."""
     _wait_for_work(scene, driver)
     scene.before_a_kill()
     os.kill(driver.child("raylet/raylet"), signal.SIGKILL)
     ended = driver.end()
-    if scene.is_finished():
-        raise TooLate("raylet")
-    assert ended == 75, f"exit code {ended}\n{driver.text}"
+    assert ended == (0 if scene.is_finished() else 75), f"exit code {ended}\n{driver.text}"
 
 
 def kill_worker(scene: Scene, driver: Driver) -> None:
