@@ -89,6 +89,17 @@ def test_rays_own_records_have_every_column_from_the_first_row_on(session: None,
     assert [row["phase"] for row in table] == [row["phase"] for row in rows]
 
 
+def test_rays_own_records_may_be_damaged(session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk Ray leaves empty files, and Ray Tune's last step, which reads them, raises."""
+
+    def damaged(analysis: object) -> None:
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("ray.tune.impl.tuner_internal.ResultGrid", damaged)
+    assert small.run("--pretrain.learning-rate", "0.001", results=tmp_path) == 0
+    assert Results(tmp_path).trial(small.wanted(tmp_path)["seed=0"]).is_finished()
+
+
 def test_the_trainable_runs_in_a_bare_tuner_and_agrees_with_the_records(session: None, tmp_path: Path) -> None:
     from ray import tune
 

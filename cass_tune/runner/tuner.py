@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
-from ray.tune import Callback, ResultGrid
+from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from cass_tune.config import to_json
@@ -52,7 +52,7 @@ def run_trials(
     stop: Stop,
     leave: Callable[[bool], None],
     failures: Mapping[str, str | None],
-) -> ResultGrid:
+) -> None:
     """Run trials by Ray Tune within a session.
 
     A trial that fails leaves the others running; its error is in its folder (`TrialFolder.failure`). One whose process
@@ -68,9 +68,6 @@ def run_trials(
         stop: a request to stop the study.
         failures: identity of the recorded failure by trial, of those that were there when the command began.
         leave: ends this process when Ray does not answer any more after a stop; told whether SIGTERM came.
-
-    Returns:
-        Ray's own record of the run.
 
     Raises:
         StorageError: the records of a trial could not be written.
@@ -121,12 +118,16 @@ def run_trials(
             most_s=STOP_S,
         ),
     ):
-        grid = tuner.fit()
+        try:
+            tuner.fit()
+        except Exception as error:
+            if not watcher.has_ended:
+                raise
+            logger.debug("Ray's own records cannot be read: %s", error)  # nothing reads them but Ray Tune's last step
     if signal.SIGTERM in came:
         raise Terminated
     if watcher.storage_error:
         raise watcher.storage_error
-    return grid
 
 
 def _key(run: Mapping[str, Any]) -> str:
@@ -187,6 +188,8 @@ class _Watcher(Callback):
         self._stop_file = stop_file
         self._deadline: float | None = None
         self._looked = 0.0
+        self.has_ended = False
+        """Whether all trials are over, whatever Ray Tune does afterwards."""
         self.storage_error: StorageError | None = None
         """Why the records of a trial could not be written."""
 
@@ -259,6 +262,9 @@ class _Watcher(Callback):
             for trial in trials:
                 trial.init_local_path()  # one that never started has none, and Ray's ResultGrid fails on it
             os.kill(os.getpid(), signal.SIGUSR1)  # Ray Tune's own way to end in good order
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        self.has_ended = True
 
     def _look_for_progress(self, trials: list[Trial]) -> None:
         if time.monotonic() - self._looked < ASK_EVERY_S:
