@@ -195,13 +195,14 @@ class Attempt:
             self._checkpointer.close()
             self._checkpointer = None
 
-    def store(self, write: Callable[[], None]) -> None:
-        """Write a record that the trial cannot do without; while the disk is full, try again until asked to stop.
+    def store(self, write: Callable[[], None], seconds: float | None = None) -> None:
+        """Write a record; while the disk is full, try again until asked to stop.
 
         Once a trial is finished, its records stay as they are: the first complete result wins.
 
         Args:
             write: can be repeated.
+            seconds: how long it is tried; that of `patiently` by default.
 
         Raises:
             HoldLost: another process has taken the trial over.
@@ -215,7 +216,7 @@ class Attempt:
                 raise HoldLost(str(self.folder.path), "the process that has finished this trial")
             write()
 
-        patiently(checked, self.check_stop)
+        patiently(checked, self.check_stop, seconds)
 
     def begin(self, training: Training, *, resumed: bool) -> None:
         """Take note of the training that goes on from now, at its start or from a state."""

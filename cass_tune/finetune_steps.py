@@ -14,7 +14,7 @@ from cass_tune.config import ARMS
 from cass_tune.data.pixels import Pixels
 from cass_tune.data.splits import Parts
 from cass_tune.results import Record
-from cass_tune.storage import Lines
+from cass_tune.storage import Lines, patiently
 from cass_tune.training.finetune import Evaluation, Finetuning
 from cass_tune.training.models import save_arm
 from cass_tune.training.state import State, below
@@ -69,6 +69,7 @@ class FinetuneSteps:
                 yield from [{**row, "reused": True} for row in training.rows]
                 yield from self._train(training, lines, checkpointer)
                 self._conclude(training, parts)
+            patiently(lines.flush, attempt.check_stop)
 
     def _restored(self) -> list[Record]:
         """Return the rows that the checkpoint holds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,20 +98,48 @@ def trial_digest(trial: Trial, inputs: Inputs) -> str:
     )
 
 
-def stage_digest(trial: Trial, inputs: Inputs) -> str:
-    """Return the identity of a trial's pretraining, whatever its number of epochs.
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """The epochs of a pretraining that lie in one stage of the store.
 
-    The learning rate of every recipe so far is a function of the step alone, so a longer run passes through the states
-    of the shorter ones. Neither labels nor finetuning are part of it.
+    Args:
+        stage: identity of the stage, shared by every trial that needs it.
+        start: epochs before; the segment goes on from the end of the one before it.
+        end: epochs at its end.
     """
-    data = _data_fields(trial, inputs)
-    pretrain = _pretrain_fields(trial, inputs)
-    pretrain.pop("epochs", None)
+
+    stage: str
+    start: int
+    end: int
+
+
+def segments(trial: Trial, inputs: Inputs) -> tuple[Segment, ...]:
+    """Return the segments of a trial's pretraining, in order; none for a control.
+
+    The published schedule does not know the number of epochs: a longer run passes through the states of the shorter
+    ones, in one stage. With warm-up, constant rate and decay, trials of any number of epochs share the trunk, and each
+    leaves it where its own decay begins. What depends on the number of epochs from the first step on shares nothing.
+    Neither labels nor finetuning are part of a stage's identity.
+    """
+    pretrain = trial.pretrain
+    if pretrain.method == "none":
+        return ()
+    if pretrain.schedule == "cosine":
+        return (Segment(stage=_stage(trial, inputs, without=("epochs",)), start=0, end=pretrain.epochs),)
+    start = pretrain.trunk_epochs if pretrain.schedule == "wsd" else 0
+    last = Segment(stage=_stage(trial, inputs), start=start, end=pretrain.epochs)
+    if not start:
+        return (last,)
+    return (Segment(stage=_stage(trial, inputs, without=("epochs", "decay_fraction")), start=0, end=start), last)
+
+
+def _stage(trial: Trial, inputs: Inputs, without: Collection[str] = ()) -> str:
+    data, pretrain = _data_fields(trial, inputs), _pretrain_fields(trial, inputs)
     return digest(
         {
             "results_version": RESULTS_VERSION,
             "data": {name: value for name, value in data.items() if name not in _LABEL_DATA},
-            "pretrain": pretrain,
+            "pretrain": {name: value for name, value in pretrain.items() if name not in without},
             "seed": trial.seed,
         }
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cass_tune.config import ARMS, Trial, control, get_field, to_json, with_field
 from cass_tune.data.listing import Listing
 from cass_tune.errors import UsageError
-from cass_tune.identity import Inputs, matters, stage_digest, trial_digest
+from cass_tune.identity import Inputs, Segment, matters, segments, trial_digest
 from cass_tune.results import Results
 
 Axes = Mapping[str, Sequence[Any]]
@@ -28,26 +28,26 @@ class Wanted:
         name: only the fields that differ within the study, for example ``batch_size=8 seed=0``.
         inputs: data and weights that it reads, or None when they could not be read here.
         digest: identity, or None with unknown inputs.
-        stage: identity of its pretraining, or None for a control or unknown inputs.
+        segments: of its pretraining; none for a control or unknown inputs.
     """
 
     trial: Trial
     name: str
     inputs: Inputs | None
     digest: str | None
-    stage: str | None
+    segments: tuple[Segment, ...] = ()
 
     @property
-    def pretraining(self) -> tuple[str, int] | None:
-        """Identity and epochs of its pretraining, or None."""
-        return (self.stage, self.trial.pretrain.epochs) if self.stage else None
+    def is_control(self) -> bool:
+        """Whether it has no pretraining."""
+        return self.trial.pretrain.method == "none"
 
     def record(self) -> dict[str, Any]:
         """Return what a plan file keeps of it."""
         return {
             "digest": self.digest,
             "name": self.name,
-            "stage": self.stage,
+            "segments": [asdict(segment) for segment in self.segments],
             "weights": self.inputs.weights() if self.inputs else None,
             "config": to_json(self.trial),
         }
@@ -164,8 +164,8 @@ def resolve(trials: Sequence[Trial], inputs: Mapping[Trial, Inputs | None]) -> l
     for trial, name in zip(trials, names(trials), strict=True):
         known = inputs[trial]
         digest = trial_digest(trial, known) if known else None
-        stage = stage_digest(trial, known) if known and trial.pretrain.method != "none" else None
-        wanted.setdefault(digest or trial, Wanted(trial=trial, name=name, inputs=known, digest=digest, stage=stage))
+        parts = segments(trial, known) if known else ()
+        wanted.setdefault(digest or trial, Wanted(trial=trial, name=name, inputs=known, digest=digest, segments=parts))
     return list(wanted.values())
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
@@ -15,13 +19,22 @@ from cass_tune.config import ARMS
 from cass_tune.data.pixels import Pixels
 from cass_tune.data.splits import Parts
 from cass_tune.errors import Collapsed
-from cass_tune.identity import stage_digest
+from cass_tune.identity import Segment, segments
 from cass_tune.leases import Lease
 from cass_tune.results import Record, StageFolder
-from cass_tune.storage import patiently
+from cass_tune.storage import StorageError, patience, patiently
 from cass_tune.training.models import build_arm
 from cass_tune.training.pretrain import Pretraining
 from cass_tune.training.state import State
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_S = 30.0
+"""How long the end of an epoch is tried to be stored, while the disk is full, before the trial goes on without it."""
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+Weights: TypeAlias = Mapping[str, Mapping[str, Tensor]]
+"""Parameters and buffers by arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +42,7 @@ class Pretrained:
     """A finished pretraining.
 
     Args:
-        stage: where it is stored.
+        segments: where it is stored.
         rows: of its epochs.
         devices: every kind of device that has worked on it.
         reused: whether another trial computed it.
@@ -37,17 +50,22 @@ class Pretrained:
         weights: otherwise their parameters and buffers, by arm.
     """
 
-    stage: StageFolder
+    segments: Sequence[Segment]
     rows: Sequence[Record]
     devices: Sequence[str]
     reused: bool
     arms: nn.ModuleDict = field(default_factory=nn.ModuleDict)
-    weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
 
     @property
     def record(self) -> Record:
         """What result.json says of it."""
-        return {"digest": self.stage.digest, "epoch": len(self.rows), "reused": self.reused}
+        return {
+            "digest": self.segments[-1].stage,
+            "epoch": len(self.rows),
+            "reused": self.reused,
+            "segments": [asdict(segment) for segment in self.segments],
+        }
 
     @property
     def seconds(self) -> float:
@@ -81,36 +99,48 @@ def pretrained(attempt: Attempt, parts: Parts, pixels: Pixels) -> Generator[Reco
         Held: another process computes this pretraining.
         HoldLost: another process has taken it over.
         Interrupted: the attempt was asked to stop.
-        StorageError: the end of the pretraining, or a checkpoint for too long, could not be stored.
+        StorageError: a checkpoint, or the end of the pretraining, could not be stored, and not for want of space.
     """
-    stage = attempt.results.stage(stage_digest(attempt.trial, attempt.inputs))
-    epochs = attempt.trial.pretrain.epochs
+    chain = segments(attempt.trial, attempt.inputs)
+    _want(attempt, chain)
+    stage, epochs = attempt.results.stage(chain[-1].stage), chain[-1].end
     weights = stages.load_arms(stage, epochs)
     if weights is None:
-        on_lost = lambda: attempt.stop.request("the pretraining was taken over")  # noqa: E731
-        between = attempt.check_stop
-        take_over = lambda: Lease.take_over(stage.path, attempt.name, on_lost=on_lost, between=between)  # noqa: E731
-        with patiently(take_over, between) as lease:
-            weights = stages.load_arms(stage, epochs)  # by the process that held it until now
+        with _held(attempt, stage) as lease:
+            weights = stages.load_arms(stage, epochs, holds=True)  # by the process that held it until now
             if weights is None:
-                steps = _PretrainSteps(attempt, parts, pixels, stage, lease)
-                yield from steps.run()
-                return steps.result()
-    rows = stages.stored_rows(stage, epochs)
+                steps = _PretrainSteps(attempt, parts, pixels)
+                yield from steps.run(chain, stage, lease)
+                attempt.end()
+                return steps.result(chain)
+    rows = stages.rows_of(attempt.results, chain)
     yield from rows
-    found = _stored(attempt, stage, rows, weights)
+    found = _stored(attempt, chain, rows, weights)
     if found.has_collapsed and attempt.options.on_collapse == "stop":
         raise Collapsed("the stored pretraining that this trial would start from has collapsed")
     return found
 
 
-def _stored(
-    attempt: Attempt, stage: StageFolder, rows: Sequence[Record], weights: Mapping[str, Mapping[str, Tensor]]
-) -> Pretrained:
-    record = stage.end_record(len(rows))
+def _want(attempt: Attempt, chain: Sequence[Segment]) -> None:
+    """Record that this trial wants these ends, where a study has not done so."""
+    for segment in chain:
+        stage, digest = attempt.results.stage(segment.stage), attempt.folder.digest
+        if digest not in stage.wanted_ends().get(segment.end, ()):
+            ends, is_trunk = {segment.end: [digest]}, segment is not chain[-1]
+            attempt.store(lambda stage=stage, ends=ends, is_trunk=is_trunk: stage.want(ends, is_trunk=is_trunk))
+
+
+def _held(attempt: Attempt, stage: StageFolder) -> AbstractContextManager[Lease]:
+    on_lost = lambda: attempt.stop.request("the pretraining was taken over")  # noqa: E731
+    between = attempt.check_stop
+    return patiently(lambda: Lease.take_over(stage.path, attempt.name, on_lost=on_lost, between=between), between)
+
+
+def _stored(attempt: Attempt, chain: Sequence[Segment], rows: Sequence[Record], weights: Weights) -> Pretrained:
+    record = attempt.results.stage(chain[-1].stage).end_record(chain[-1].end)
     attempt.alerts.kernels.update(record["environment"].get("nondeterministic", ()))
     return Pretrained(
-        stage=stage,
+        segments=chain,
         rows=rows,
         devices=record["environment"]["devices"],
         reused=record["trial"] != attempt.folder.digest,
@@ -119,30 +149,57 @@ def _stored(
 
 
 class _PretrainSteps:
-    """Trains both arms in the stage's folder and stores the end.
+    """Trains both arms, each segment in the folder of its stage, and stores every end that a trial wants.
 
     Args:
         attempt: the attempt that computes it.
         parts: which images are for what.
         pixels: the images.
-        stage: where it goes.
-        lease: of that folder.
     """
 
-    def __init__(self, attempt: Attempt, parts: Parts, pixels: Pixels, stage: StageFolder, lease: Lease) -> None:
+    def __init__(self, attempt: Attempt, parts: Parts, pixels: Pixels) -> None:
         self._attempt = attempt
-        self._stage = stage
-        self._lease = lease
-        self._checkpoints = Checkpoints(stage.checkpoints)
+        self._parts = parts
+        self._pixels = pixels
         self._devices: list[str] = []
-        self._store(lambda: stage.write_config(attempt.config_record()))
-        found = stages.furthest(stage, self._checkpoints, attempt.trial.pretrain.epochs)
+
+    def run(self, chain: Sequence[Segment], stage: StageFolder, lease: Lease) -> Iterator[Record]:
+        """Yield the rows of all epochs, those that are finished already marked as reused.
+
+        Args:
+            chain: segments up to the one that is to be computed.
+            stage: of the last of them.
+            lease: of its folder.
+        """
+        checkpoints = Checkpoints(stage.checkpoints)
+        self._store(lease, lambda: stage.write_config(self._attempt.config_record()))
+        found = stages.furthest(stage, checkpoints, chain[-1].end)
+        if found or len(chain) == 1:
+            yield from self._begin(found)
+        else:
+            yield from self._run_before(chain[:-1])
+        if self._training.epoch < chain[-1].end:
+            yield from self._train(_Target(segment=chain[-1], stage=stage, lease=lease, checkpoints=checkpoints))
+
+    def _run_before(self, chain: Sequence[Segment]) -> Iterator[Record]:
+        """Bring the training to where the last segment begins, without a lease where that is stored."""
+        stage = self._attempt.results.stage(chain[-1].stage)
+        found = stages.end_state(stage, chain[-1].end)
+        if found:
+            yield from self._begin(found)
+            return
+        with _held(self._attempt, stage) as lease:
+            yield from self.run(chain, stage, lease)
+
+    def _begin(self, found: State | None) -> Iterator[Record]:
+        """Build the training, at a state or at its start; yield the rows of the epochs before."""
+        attempt = self._attempt
         arms = {arm: attempt.blank_arm(arm) if found else build_arm(attempt.trial, arm) for arm in ARMS}
         self._training = Pretraining(
             attempt.trial,
             nn.ModuleDict({arm: model.to(attempt.device) for arm, model in arms.items()}),
-            attempt.batches(pixels, "pretrain"),
-            parts.pretrain,
+            attempt.batches(self._pixels, "pretrain"),
+            self._parts.pretrain,
             stop_on_collapse=attempt.options.on_collapse == "stop",
             after_step=attempt.between_steps,
         )
@@ -150,59 +207,113 @@ class _PretrainSteps:
             self._training.load(found)
             self._devices = attempt.take_over(found.values)
         attempt.begin(self._training, resumed=found is not None)
-        environment = attempt.environment_record(self._devices)
-        self._store(lambda: stage.write_environment(environment))
-
-    def run(self) -> Iterator[Record]:
-        """Yield the rows of all epochs, those that are finished already marked as reused; store the end."""
         yield from [{**row, "reused": True} for row in self._training.rows]
+
+    def _train(self, target: _Target) -> Iterator[Record]:
+        """Train to the end of a segment; store every end on the way that a trial wants."""
+        training, stage, lease = self._training, target.stage, target.lease
+        environment = self._attempt.environment_record(self._devices)
+        self._store(lease, lambda: stage.write_environment(environment))
         with (
-            self._stage.row_file(self._attempt.name) as lines,
-            self._attempt.saving(self._checkpoints, self._state, self._lease) as checkpointer,
+            stage.row_file(self._attempt.name) as lines,
+            self._attempt.saving(target.checkpoints, lambda: self._state(target), lease) as checkpointer,
         ):
-            for row in self._stage.lost_rows(self._training.rows):
+            for row in stage.lost_rows(training.rows[target.segment.start :]):
                 lines.append(json.dumps(row, allow_nan=False))
-            for row in self._training.run():
+            self._publish_wanted(target)
+            for row in training.run(target.segment.end):
                 lines.append(json.dumps(row, allow_nan=False))
-                if self._training.epoch < self._attempt.trial.pretrain.epochs:
+                if training.epoch < target.segment.end:
+                    self._publish_wanted(target)
                     checkpointer.after_epoch()
                 yield row
-            lines.flush()
-            self._publish()
-        self._store(self._checkpoints.clear)
-        self._attempt.end()
+            patiently(lines.flush, self._attempt.check_stop)
+            is_stored = self._publish(target)
+        if is_stored:
+            self._store(lease, target.checkpoints.clear)
 
-    def result(self) -> Pretrained:
+    def result(self, chain: Sequence[Segment]) -> Pretrained:
         """Return what `run` has finished."""
         return Pretrained(
-            stage=self._stage,
+            segments=chain,
             rows=self._training.rows,
             devices=self._attempt.machine(self._devices)["devices"],
             reused=False,
             arms=self._training.arms,
         )
 
-    def _store(self, write: Callable[[], None]) -> None:
+    def _store(self, lease: Lease, write: Callable[[], None], seconds: float | None = None) -> None:
         """Write a record of the stage, see `Attempt.store`."""
 
         def checked() -> None:
-            self._lease.check()
+            lease.check()
             write()
 
-        self._attempt.store(checked)
+        self._attempt.store(checked, seconds)
 
-    def _state(self) -> State:
-        state, epochs = self._training.state(), self._attempt.trial.pretrain.epochs
-        values = {**state.values, **self._attempt.machine(self._devices), "epochs": epochs}
+    def _state(self, target: _Target) -> State:
+        state = self._training.state()
+        values = {**state.values, **self._attempt.machine(self._devices), "epochs": target.segment.end}
         return State(tensors=state.tensors, values=values)
 
-    def _publish(self) -> None:
-        stage, training = self._stage, self._training
+    def _publish_wanted(self, target: _Target) -> None:
+        """Store the end of the epoch just finished when a trial wants it; training goes on when that fails."""
+        if target.wanted_by(self._training.epoch) and not target.stage.has_end(self._training.epoch):
+            self._publish(target)
+
+    def _publish(self, target: _Target) -> bool:
+        """Store the end of the epoch just finished; return whether there was space for it."""
+        stage, training = target.stage, self._training
         environment = self._attempt.environment_record(self._devices)
         record = {"environment": environment, "trial": self._attempt.folder.digest}
 
         def write() -> None:
-            stages.publish(stage, training, self._attempt.trial, record, self._lease.check)
+            stages.publish(stage, training, self._attempt.trial, record, target.lease.check)
             stage.write_environment(environment)
 
-        self._attempt.store(write)
+        try:
+            self._store(target.lease, write, PUBLISH_S)
+        except StorageError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            logger.warning("%s %s", error, self._cost(target))
+            return False
+        return True
+
+    def _cost(self, target: _Target) -> str:
+        """Return what it costs that the end of the epoch just finished is not stored."""
+        epoch = self._training.epoch
+        others = len(target.wanted_by(epoch) - {self._attempt.folder.digest})
+        is_last = epoch == self._attempt.trial.pretrain.epochs
+        own = " and this one, should it be interrupted," if is_last else ""
+        return (
+            f"The study goes on without it: {others} other trials that need the pretraining of {epoch} epochs{own} "
+            f"will have to compute it again ({others} x {epoch} epochs). Make room, or give another --results."
+        )
+
+
+@dataclass(kw_only=True)
+class _Target:
+    """A segment that is being computed.
+
+    Args:
+        segment: its epochs.
+        stage: where it is stored.
+        lease: of that folder.
+        checkpoints: in that folder.
+    """
+
+    segment: Segment
+    stage: StageFolder
+    lease: Lease
+    checkpoints: Checkpoints
+    _wanted: Mapping[int, set[str]] = field(default_factory=dict)
+
+    def wanted_by(self, epoch: int) -> set[str]:
+        """Return the trials that want the end of an epoch; while the store is away, as it was known last."""
+        try:
+            with patience(0):
+                self._wanted = self.stage.wanted_ends()
+        except OSError as error:
+            logger.warning("which ends of %s are wanted cannot be read: %s", self.stage.path, error)
+        return self._wanted.get(epoch, set())

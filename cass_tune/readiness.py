@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cass_tune.identity import Segment
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
 from cass_tune.storage import patience
@@ -18,7 +19,7 @@ class Readiness:
 
     def __init__(self, results: Results) -> None:
         self._results = results
-        self._stored: set[tuple[str, int]] = set()
+        self._stored: set[Segment] = set()
 
     def __call__(self, wanted: Wanted, live: Iterable[Wanted] = ()) -> bool:
         """Return whether a trial can start now; while records cannot be read, none can.
@@ -35,16 +36,23 @@ class Readiness:
 
     def _ask(self, wanted: Wanted, live: Iterable[Wanted]) -> bool:
         folder = self._results.trial(str(wanted.digest))
-        if wanted.pretraining and not self._is_stored(*wanted.pretraining):
-            computed_here = any(self._computes(other, wanted.stage) for other in live)
-            if computed_here or self._results.stage(str(wanted.stage)).is_held():
+        needs = self._missing(wanted)
+        if needs:
+            computed_here = {stage for other in live for stage in self._missing(other)}
+            if not computed_here.isdisjoint(needs) or any(self._results.stage(stage).is_held() for stage in needs):
                 return folder.is_finished()
         return not folder.is_held() or folder.is_finished()
 
-    def _computes(self, other: Wanted, stage: str | None) -> bool:
-        return other.stage == stage and other.pretraining is not None and not self._is_stored(*other.pretraining)
+    def _missing(self, wanted: Wanted) -> list[str]:
+        """Return the stages in which a trial would have to compute something: those after the last stored end."""
+        missing: list[str] = []
+        for segment in reversed(wanted.segments):
+            if self._is_stored(segment):
+                break
+            missing.append(segment.stage)
+        return missing
 
-    def _is_stored(self, stage: str, epochs: int) -> bool:
-        if (stage, epochs) not in self._stored and self._results.stage(stage).has_end(epochs):
-            self._stored.add((stage, epochs))
-        return (stage, epochs) in self._stored
+    def _is_stored(self, segment: Segment) -> bool:
+        if segment not in self._stored and self._results.stage(segment.stage).has_end(segment.end):
+            self._stored.add(segment)
+        return segment in self._stored

@@ -1,7 +1,8 @@
 """Where every record of a study lies: the only module that knows a file name.
 
     stages/<stage id>/   config.json, environment.json, epochs/<attempt>.jsonl, checkpoints/, holder.json,
-                         epoch-0100/{cnn,vit,state}.safetensors and run.json (last: the end of epoch 100 is there)
+                         epoch-0100/{cnn,vit,state}.safetensors and run.json (last: the end of epoch 100 is there),
+                         wanted/<hash>.json: which trials want the ends of which epochs
     trials/<trial id>/   config.json, environment.json, epochs/<attempt>.jsonl, attempts/<attempt>.json, checkpoints/,
                          holder.json, predictions.parquet, {cnn,vit}.safetensors, log.txt, failure.json,
                          result.json (last: the trial is finished)
@@ -19,15 +20,28 @@ import os
 import platform
 import tomllib
 import uuid
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cass_tune.errors import UsageError
-from cass_tune.identity import ID_DIGITS
+from cass_tune.identity import ID_DIGITS, digest
 from cass_tune.leases import HOLDER_FILE, is_held
-from cass_tune.storage import AnyPath, Lines, ObjectPath, move, place, read_json, remove, sweep, whole_file, write_json
+from cass_tune.storage import (
+    AnyPath,
+    Lines,
+    ObjectPath,
+    move,
+    place,
+    read_json,
+    remove,
+    size,
+    sweep,
+    whole_file,
+    write_json,
+)
 
 CONFIG_FILE = "cass_tune.toml"
 """Settings of a working folder (`cass_tune.options` reads all of them)."""
@@ -254,6 +268,38 @@ class StageFolder(Folder):
         """Declare the end of an epoch complete; its other files are there already."""
         write_json(self.end(epoch) / "run.json", record)
         sweep(self.end(epoch))
+
+    def want(self, ends: Mapping[int, Sequence[str]], *, is_trunk: bool = False) -> None:
+        """Record which trials want the ends of which epochs; what was recorded before stays.
+
+        Args:
+            ends: identities of trials by epoch.
+            is_trunk: whether other stages go on from these ends, and no finetuning does.
+        """
+        record = {"ends": {str(epoch): sorted(ends[epoch]) for epoch in sorted(ends)}, "is_trunk": is_trunk}
+        path = self.path / "wanted" / f"{digest(record)[:ID_DIGITS]}.json"  # equal ones are one file, others have none
+        if not path.exists():
+            write_json(path, record)
+
+    def wanted_ends(self) -> dict[int, set[str]]:
+        """Return the identities of the trials that want the end of an epoch, by epoch, of all studies."""
+        found = defaultdict[int, set[str]](set)
+        for record in self._wants():
+            for epoch, trials in record["ends"].items():
+                found[int(epoch)].update(trials)
+        return dict(sorted(found.items()))
+
+    def is_trunk(self) -> bool:
+        """Return whether other stages go on from the ends of this one, and no finetuning does."""
+        return any(record["is_trunk"] for record in self._wants())
+
+    def _wants(self) -> list[Record]:
+        folder = self.path / "wanted"
+        return [record for record in map(read_json, folder.glob("*.json") if folder.is_dir() else ()) if record]
+
+    def end_bytes(self, epoch: int) -> int:
+        """Return how much room the end of an epoch takes."""
+        return sum(size(path) for path in self.end(epoch).iterdir()) if self.end(epoch).is_dir() else 0
 
     def remove_end(self, epoch: int) -> None:
         """Delete the end of an epoch, its declaration first."""

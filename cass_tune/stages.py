@@ -7,15 +7,17 @@ record has the checksum of every file, which is verified when the file is used.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 
 from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import ARMS, Trial
-from cass_tune.results import Record, StageFolder
-from cass_tune.storage import AnyPath
+from cass_tune.identity import Segment
+from cass_tune.results import Record, Results, StageFolder
+from cass_tune.storage import AnyPath, StorageError, patience
 from cass_tune.tensors import read_tensors, write_tensors
 from cass_tune.training.models import save_arm
 from cass_tune.training.pretrain import Pretraining
@@ -26,31 +28,56 @@ logger = logging.getLogger(__name__)
 STATE = "state"
 
 
-def load_arms(stage: StageFolder, epoch: int) -> dict[str, dict[str, Tensor]] | None:
-    """Return both arms' parameters and buffers at the end of an epoch, or None: not stored, or damaged, which is said.
+def load_arms(stage: StageFolder, epoch: int, *, holds: bool = False) -> dict[str, dict[str, Tensor]] | None:
+    """Return both arms' parameters and buffers at the end of an epoch, or None: not stored, or damaged.
+
+    Args:
+        stage: where they lie.
+        epoch: finished epochs.
+        holds: whether this process holds the stage: then a damaged end is deleted, and said.
 
     Raises:
         StorageError: they cannot be read, which does not mean that they are damaged.
     """
-    return _read(stage, epoch, ARMS) if stage.has_end(epoch) else None
+    return _read(stage, epoch, ARMS, holds)
 
 
-def _read(stage: StageFolder, epoch: int, parts: Iterable[str]) -> dict[str, dict[str, Tensor]] | None:
+def _read(stage: StageFolder, epoch: int, parts: Iterable[str], holds: bool) -> dict[str, dict[str, Tensor]] | None:
+    if not stage.has_end(epoch):
+        return None
     try:
         files = stage.end_record(epoch)["files"]
         return {part: read_tensors(_file(stage, epoch, part), files[part]) for part in parts}
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        logger.warning("%s is damaged (%s); the pretraining is computed again", stage.end(epoch), error)
+        if holds:
+            logger.warning("%s is damaged (%s); the pretraining is computed again", stage.end(epoch), error)
+            stage.remove_end(epoch)
         return None
 
 
-def stored_rows(stage: StageFolder, epochs: int) -> list[Record]:
-    """Return the rows of a stored pretraining of so many epochs, marked as reused."""
-    return [{**row, "epochs": epochs, "reused": True} for row in stage.end_record(epochs).get("rows", [])]
+def rows_of(results: Results, segments: Sequence[Segment]) -> list[Record]:
+    """Return the rows of a stored pretraining, marked as reused; of an end that is gone those that were kept.
+
+    Args:
+        results: root of all records.
+        segments: of the pretraining.
+    """
+    if not segments:
+        return []
+    last = segments[-1]
+    rows = results.stage(last.stage).end_record(last.end).get("rows")
+    if rows is None:
+        every = [(segment, row) for segment in segments for row in results.stage(segment.stage).rows()]
+        kept = (row for segment, row in every if segment.start < row["epoch"] <= segment.end)
+        rows = sorted(kept, key=lambda row: row["epoch"])
+    return [{**row, "epochs": last.end, "reused": True} for row in rows]
 
 
 def furthest(stage: StageFolder, checkpoints: Checkpoints, epochs: int) -> State | None:
-    """Return the latest state from which a pretraining of so many epochs can go on, or None: it starts anew."""
+    """Return the latest state from which a stage can be brought to so many epochs, or None: it starts anew.
+
+    This process must hold the stage.
+    """
     checkpoint = checkpoints.newest(
         lambda values: _progress(values) <= (epochs, 0),
         is_own=lambda values: values["epochs"] == epochs,
@@ -59,7 +86,7 @@ def furthest(stage: StageFolder, checkpoints: Checkpoints, epochs: int) -> State
     reached = _progress(checkpoint.values) if checkpoint else (0, 0)
     for epoch in reversed(stage.ends()):
         if reached < (epoch, 0) <= (epochs, 0):
-            state = _end_state(stage, epoch)
+            state = end_state(stage, epoch, holds=True)
             if state:
                 return state
     return checkpoint
@@ -69,13 +96,9 @@ def _progress(values: Mapping[str, Any]) -> tuple[int, int]:
     return len(values["rows"]), values["batch"]
 
 
-def _read_end(stage: StageFolder, epoch: int) -> dict[str, dict[str, Tensor]] | None:
-    """Return every file of an end, or None: not stored, or damaged."""
-    return _read(stage, epoch, (*ARMS, STATE)) if stage.has_end(epoch) else None
-
-
-def _end_state(stage: StageFolder, epoch: int) -> State | None:
-    found = _read_end(stage, epoch)
+def end_state(stage: StageFolder, epoch: int, *, holds: bool = False) -> State | None:
+    """Return the state at the end of an epoch, or None; arguments and errors as in `load_arms`."""
+    found = _read(stage, epoch, (*ARMS, STATE), holds)
     if found is None:
         return None
     rest = found.pop(STATE)
@@ -102,11 +125,23 @@ def publish(
     Raises:
         StorageError: it could not be written; what is there does not count as an end.
     """
-    epoch, state = pretraining.epoch, pretraining.state()
+    epoch = pretraining.epoch
     check()
-    if _read_end(stage, epoch):
+    if end_state(stage, epoch, holds=True):
         return
-    stage.remove_end(epoch)  # a damaged one
+    try:
+        _write_end(stage, pretraining, trial, record, check)
+    except StorageError:
+        check()
+        with suppress(OSError), patience(0):  # on a full disk its room is needed
+            stage.remove_end(epoch)
+        raise
+
+
+def _write_end(
+    stage: StageFolder, pretraining: Pretraining, trial: Trial, record: Mapping[str, Any], check: Callable[[], None]
+) -> None:
+    epoch, state = pretraining.epoch, pretraining.state()
     files: dict[str, str] = {}
     for arm in ARMS:
         check()

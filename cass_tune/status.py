@@ -51,7 +51,7 @@ class _Trial:
         wanted: what the plan says of it.
         counts: images in the data by part and class.
         folder: its folder.
-        stage: its pretraining, or None for a control.
+        chain: stages of its pretraining, with the first and last epoch in each; none for a control.
         state: one of `ORDER`.
         holder: the process that computes the trial, or that computes the pretraining for which it waits.
         rows: of every finished epoch.
@@ -60,7 +60,7 @@ class _Trial:
     wanted: Record
     counts: Record
     folder: TrialFolder
-    stage: _Stage | None
+    chain: Sequence[tuple[_Stage, int, int]]
     state: str
     holder: Holder | None
     rows: Sequence[Record]
@@ -73,12 +73,21 @@ class _Trial:
         """Return the epochs that are left, by phase."""
         if self.state not in ("running", "silent", "waiting", "missing"):
             return {}
-        epochs = {"pretrain": self.config["pretrain"]["epochs"]} if self.stage else {}
+        epochs = {"pretrain": self.config["pretrain"]["epochs"]} if self.chain else {}
         epochs |= {f"finetune_{arm}": self.config["finetune"]["epochs"] for arm in ARMS}
         done = Counter(row["phase"] for row in self.rows)
-        if self.stage and epochs["pretrain"] in self.stage.ends:
-            done["pretrain"] = epochs["pretrain"]
+        done["pretrain"] = max([done["pretrain"], *(end for stage, _, end in self.chain if end in stage.ends)])
         return {phase: max(0, count - done[phase]) for phase, count in epochs.items()}
+
+    def parts_left(self) -> Iterator[tuple[object, str, int]]:
+        """Yield what is left as (what it is, phase, epochs); what trials share is the same thing for all of them."""
+        for phase, epochs in self.remaining().items():
+            if phase != "pretrain":
+                yield (self.folder.digest, phase), phase, epochs
+                continue
+            done = self.config["pretrain"]["epochs"] - epochs
+            for stage, start, end in self.chain:
+                yield stage, phase, max(0, end - max(start, done))
 
 
 class _Stage:
@@ -97,29 +106,31 @@ def _trials(results: Results, plans: Sequence[Record]) -> Iterator[_Trial]:
             wanted.setdefault(trial["digest"], (trial, plan["data"]["counts"]))
     stages: dict[str, _Stage] = {}
     for digest, (record, counts) in wanted.items():
-        folder, key = results.trial(digest), record["stage"]
-        if key and key not in stages:
-            stages[key] = _Stage(results.stage(key))
-        stage = stages[key] if key else None
+        folder, segments = results.trial(digest), record.get("segments", [])
+        for segment in segments:
+            if segment["stage"] not in stages:
+                stages[segment["stage"]] = _Stage(results.stage(segment["stage"]))
+        chain = [(stages[segment["stage"]], segment["start"], segment["end"]) for segment in segments]
         state = folder.status()
         at_work = holder(folder.path) if state == "running" else None
-        if state == "missing" and stage and stage.holder:
-            state, at_work = "waiting", stage.holder
+        held_by = next((stage.holder for stage, _, end in chain if stage.holder and end not in stage.ends), None)
+        if state == "missing" and held_by:
+            state, at_work = "waiting", held_by
         if at_work and _silent_s(at_work) > EXPIRY_S:
             state = "silent" if state == "running" else "missing"
         yield _Trial(
             wanted=record,
             counts=counts,
             folder=folder,
-            stage=stage,
+            chain=chain,
             state=state,
             holder=at_work,
-            rows=[*(_pretrain_rows(stage, record) if stage else ()), *folder.rows()],
+            rows=[*_pretrain_rows(chain), *folder.rows()],
         )
 
 
-def _pretrain_rows(stage: _Stage, wanted: Mapping[str, Any]) -> Iterable[Record]:
-    return (row for row in stage.rows if row["epoch"] <= wanted["config"]["pretrain"]["epochs"])
+def _pretrain_rows(chain: Sequence[tuple[_Stage, int, int]]) -> Iterable[Record]:
+    return (row for stage, start, end in chain for row in stage.rows if start < row["epoch"] <= end)
 
 
 def _silent_s(at_work: Holder) -> float:
@@ -129,22 +140,17 @@ def _silent_s(at_work: Holder) -> float:
 def _time_left(trials: Sequence[_Trial], pace: Pace) -> str:
     """Return the time left in words, when something runs and every epoch that is left can be judged by earlier ones."""
     running = sum(trial.state == "running" for trial in trials)
-    pretraining: dict[str, float | None] = {}
-    finetuning: list[float | None] = []
+    left: dict[object, float] = {}
     for trial in trials:
-        for phase, epochs in trial.remaining().items():
+        for key, phase, epochs in trial.parts_left():
             seconds = _seconds(trial, phase, epochs, pace)
-            if phase == "pretrain":
-                stage = str(trial.wanted["stage"])
-                earlier = pretraining.get(stage, 0.0)
-                pretraining[stage] = None if seconds is None or earlier is None else max(seconds, earlier)
-            else:
-                finetuning.append(seconds)
-    left = [*pretraining.values(), *finetuning]
-    if not running or any(seconds is None for seconds in left):
+            if seconds is None:
+                return ""
+            left[key] = max(left.get(key, 0.0), seconds)  # of a stage that trials share
+    if not running:
         return ""
     at_once = f" ({running} at a time)" if running > 1 else ""
-    return f"; about {duration(sum(seconds or 0.0 for seconds in left) / running)} left{at_once}"
+    return f"; about {duration(sum(left.values()) / running)} left{at_once}"
 
 
 def _seconds(trial: _Trial, phase: str, epochs: int, pace: Pace) -> float | None:

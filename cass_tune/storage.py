@@ -495,17 +495,21 @@ def _remove_file(path: Path) -> None:
             shutil.rmtree(path)
 
 
-def patiently(write: Callable[[], _Result], between: Callable[[], None] = lambda: None) -> _Result:
-    """Return what a write returns; while a disk is full or away, try again for `PATIENCE_S`, as for an object store.
+def patiently(
+    write: Callable[[], _Result], between: Callable[[], None] = lambda: None, seconds: float | None = None
+) -> _Result:
+    """Return what a write returns; while a disk is full or away, try again for a while, as for an object store.
 
     Args:
         write: can be repeated.
         between: called before each further try; what it raises ends the waiting.
+        seconds: how long it is tried; `PATIENCE_S` by default.
 
     Raises:
         StorageError: it could not be written.
     """
-    deadline, is_said = time.monotonic() + PATIENCE_S, False
+    longest_s = PATIENCE_S if seconds is None else seconds
+    deadline, is_said = time.monotonic() + longest_s, False
     while True:
         try:
             return write()
@@ -513,7 +517,7 @@ def patiently(write: Callable[[], _Result], between: Callable[[], None] = lambda
             if error.errno not in _MAY_PASS or time.monotonic() > deadline:
                 raise
             if not is_said:
-                logger.warning("tried again for %g s: %s", PATIENCE_S, error)
+                logger.warning("tried again for %g s: %s", longest_s, error)
             is_said = True
         between()
         time.sleep(_FIRST_DELAY_S)

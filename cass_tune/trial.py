@@ -14,11 +14,11 @@ from cass_tune.config import Trial, to_json
 from cass_tune.data.catalog import list_images
 from cass_tune.data.listing import Listing
 from cass_tune.errors import Collapsed, FailedElsewhere, Held, HoldLost, Interrupted, UsageError
-from cass_tune.identity import RESULTS_VERSION, Inputs, stage_digest, trial_digest
+from cass_tune.identity import RESULTS_VERSION, Inputs, segments, trial_digest
 from cass_tune.leases import Lease
 from cass_tune.notices import PROCESS, Source, Stop, command_source, every, watched
 from cass_tune.results import Results, TrialFolder, new_attempt
-from cass_tune.stages import stored_rows
+from cass_tune.stages import rows_of
 from cass_tune.storage import AnyPath, Lines, ObjectPath, StorageError, patience, patiently, place
 from cass_tune.training.determinism import Alerts
 from cass_tune.trial_steps import trial_steps
@@ -209,8 +209,7 @@ def _check_inputs(seen: Inputs, expected: Inputs) -> None:
 
 
 def _stored_rows(trial: Trial, inputs: Inputs, results: Results, folder: TrialFolder) -> Iterator[Row]:
-    if trial.pretrain.method != "none":
-        yield from stored_rows(results.stage(stage_digest(trial, inputs)), trial.pretrain.epochs)
+    yield from rows_of(results, segments(trial, inputs))
     yield from ({**row, "reused": True} for row in folder.rows())
 
 

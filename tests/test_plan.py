@@ -9,7 +9,7 @@ import pytest
 from cass_tune.config import Data, Pretrain, Trial, control, get_field, with_field
 from cass_tune.data.catalog import list_images
 from cass_tune.errors import UsageError
-from cass_tune.identity import Inputs, stage_digest, trial_digest
+from cass_tune.identity import Inputs, segments, trial_digest
 from cass_tune.plan import Wanted, describe_data, grid, names, replicate, resolve, select, to_run, with_controls
 from cass_tune.results import Results
 
@@ -134,9 +134,9 @@ class TestNames:
 class TestResolve:
     def test_identities(self) -> None:
         first, second = wanted([Trial(), control(Trial())])
-        assert first.digest == trial_digest(Trial(), INPUTS) and first.stage == stage_digest(Trial(), INPUTS)
-        assert first.pretraining == (first.stage, 100)
-        assert (second.stage, second.pretraining) == (None, None)
+        assert first.digest == trial_digest(Trial(), INPUTS) and first.segments == segments(Trial(), INPUTS)
+        assert [(segment.start, segment.end) for segment in first.segments] == [(0, 100)]
+        assert second.segments == () and second.is_control
         assert second.record()["config"]["pretrain"]["method"] == "none"
 
     def test_trials_of_one_identity_are_wanted_once(self) -> None:
@@ -146,7 +146,7 @@ class TestResolve:
     def test_without_inputs_there_are_no_identities(self) -> None:
         trials = [Trial(), Trial(seed=1)]
         found = resolve(trials, dict.fromkeys(trials))
-        assert [(item.digest, item.stage, item.pretraining) for item in found] == [(None, None, None)] * 2
+        assert [(item.digest, item.segments) for item in found] == [(None, ())] * 2
 
     def test_inputs_may_differ(self) -> None:
         other = with_field(Trial(), "pretrain.weights", "random")

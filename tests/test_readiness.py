@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cass_tune.identity import Segment
 from cass_tune.leases import Lease
 from cass_tune.plan import Wanted
 from cass_tune.readiness import Readiness
@@ -19,7 +20,8 @@ STAGE = "5" * 64
 
 def wanted(digest: str, stage: str | None = STAGE, epochs: int = 2) -> Wanted:
     trial = tiny.trial({"pretrain.epochs": epochs})
-    return Wanted(trial=trial, name=digest[0], inputs=None, digest=digest, stage=stage)
+    segments = (Segment(stage=stage, start=0, end=epochs),) if stage else ()
+    return Wanted(trial=trial, name=digest[0], inputs=None, digest=digest, segments=segments)
 
 
 ONE, OTHER, LONGER, CONTROL = wanted("1" * 64), wanted("2" * 64), wanted("3" * 64, epochs=4), wanted("4" * 64, None)
@@ -59,6 +61,29 @@ def test_a_pretraining_that_a_trial_of_this_driver_computes(results: Results) ->
     assert is_ready(CONTROL, live=[ONE])
     write_json(results.stage(STAGE).end(2) / "run.json", {})
     assert is_ready(OTHER, live=[ONE]), "it is finetuning"
+
+
+def test_a_decay_waits_for_the_fork_of_its_trunk(results: Results) -> None:
+    trunk, short, long = (
+        "6" * 64,
+        decayed("7" * 64, trunk="6" * 64, start=4),
+        decayed("8" * 64, trunk="6" * 64, start=8),
+    )
+    is_ready = Readiness(results)
+    with Lease.acquire(results.stage(trunk).path, "a1"):
+        assert not is_ready(short) and not is_ready(short, live=[long])
+        write_json(results.stage(trunk).end(4) / "run.json", {})
+        assert is_ready(short) and is_ready(short, live=[long]), "while the trunk goes on"
+        assert not is_ready(long)
+    assert not is_ready(long, live=[long])
+    with Lease.acquire(results.stage(short.segments[-1].stage).path, "a1"):
+        assert not is_ready(short), "another process computes its decay"
+
+
+def decayed(digest: str, trunk: str, start: int) -> Wanted:
+    segments = (Segment(stage=trunk, start=0, end=start), Segment(stage=digest[::-1], start=start, end=start + 1))
+    trial = tiny.trial({"pretrain.epochs": start + 1})
+    return Wanted(trial=trial, name=digest[0], inputs=None, digest=digest, segments=segments)
 
 
 def test_while_the_store_is_away_nothing_starts(object_store: ObjectStore) -> None:

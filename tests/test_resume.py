@@ -13,7 +13,7 @@ from cass_tune import leases
 from cass_tune.config import ARMS, Trial
 from cass_tune.data.phantom import phantom_listing
 from cass_tune.errors import Interrupted
-from cass_tune.identity import stage_digest, trial_digest
+from cass_tune.identity import segments, trial_digest
 from cass_tune.leases import Holder
 from cass_tune.notices import Stop
 from cass_tune.results import Results, StageFolder, TrialFolder
@@ -43,7 +43,7 @@ class StopAfter(Stop):
 def folders(root: Path, trial: Trial = TRIAL) -> tuple[TrialFolder, StageFolder]:
     inputs = read_inputs(trial, LISTING)
     results = Results(root)
-    return results.trial(trial_digest(trial, inputs)), results.stage(stage_digest(trial, inputs))
+    return results.trial(trial_digest(trial, inputs)), results.stage(segments(trial, inputs)[-1].stage)
 
 
 def run(root: Path, options: RunOptions | None = None, stop: Stop | None = None, trial: Trial = TRIAL) -> list[Any]:

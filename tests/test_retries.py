@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cass_tune.checkpoints import Checkpoints
+from cass_tune.identity import Segment
 from cass_tune.plan import Wanted
 from cass_tune.results import Results, TrialFolder
 from cass_tune.runner.retries import MOST_DEATHS, Retries
@@ -17,7 +18,8 @@ from cass_tune.training.state import State
 from tests import tiny
 
 DIGEST, STAGE = "a" * 64, "b" * 64
-WANTED = Wanted(trial=tiny.BASE, name="seed=0", inputs=None, digest=DIGEST, stage=STAGE)
+SEGMENTS = (Segment(stage=STAGE, start=0, end=2),)
+WANTED = Wanted(trial=tiny.BASE, name="seed=0", inputs=None, digest=DIGEST, segments=SEGMENTS)
 
 
 class Tune:

@@ -54,7 +54,7 @@ def test_nothing_heavy_is_imported_to_look(what: str, tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_imported_to_see_what_runs(tmp_path: Path) -> None:
     study = Results(tmp_path).study("batch_ablation", "phantom-demo")
-    wanted = {"digest": "a" * 64, "stage": None, "name": "seed=0", "config": to_json(Trial())}
+    wanted = {"digest": "a" * 64, "segments": [], "name": "seed=0", "config": to_json(Trial())}
     study.write_plan({"study": "batch_ablation", "demo": True, "data": {"counts": {}}, "trials": [wanted]})
     *out, end = python("-c", RUNNER, "--status", "--results", str(tmp_path)).splitlines()
     assert json.loads(end)["code"] == 0 and out[1].split() == ["a" * 12, "missing", "seed=0"]

@@ -32,6 +32,10 @@ def digest(name: str, kind: str = "trial") -> str:
     return hashlib.sha256(f"{kind}-{name}".encode()).hexdigest()
 
 
+def segment(name: str, end: int) -> dict[str, Any]:
+    return {"stage": digest(name, "stage"), "start": 0, "end": end}
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> StudyFolder:
     """Three trials that were asked for, and nothing else."""
@@ -40,7 +44,7 @@ def study(tmp_path: Path) -> StudyFolder:
         {
             "digest": digest(name),
             "name": name,
-            "stage": None if name == "none" else digest(name, "stage"),
+            "segments": [] if name == "none" else [segment(name, trial.pretrain.epochs)],
             "config": to_json(trial),
         }
         for name, trial in TRIALS.items()
@@ -88,7 +92,7 @@ def test_the_time_left_counts_a_shared_pretraining_once(tmp_path: Path) -> None:
     labels = [with_field(TRIALS["batch_size=8"], "data.label_fraction", share) for share in (0.1, 1.0)]
     folder = Results(tmp_path).study("labels", "phantom-demo")
     wanted = [
-        {"digest": digest(f"{n}"), "name": f"labels-{n}", "stage": digest("both", "stage"), "config": to_json(trial)}
+        {"digest": digest(f"{n}"), "name": f"labels-{n}", "segments": [segment("both", 4)], "config": to_json(trial)}
         for n, trial in enumerate(labels)
     ]
     folder.write_plan({"study": "labels", "demo": False, "data": {"counts": COUNTS}, "trials": wanted})

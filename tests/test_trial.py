@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,59 +26,18 @@ from cass_tune.data.phantom import phantom_listing
 from cass_tune.data.pixels import decode
 from cass_tune.data.splits import split
 from cass_tune.errors import Collapsed, FailedElsewhere, UsageError
-from cass_tune.identity import stage_digest, trial_digest
-from cass_tune.results import Record, Results, TrialFolder
+from cass_tune.identity import segments, trial_digest
+from cass_tune.results import Results, TrialFolder
 from cass_tune.training import collapse, finetune
 from cass_tune.training.loop import DivergedError
 from cass_tune.training.metrics import classification_metrics
 from cass_tune.training.rows import COLUMNS
 from cass_tune.trial import RunOptions, read_inputs, run_trial
 from tests import tiny
+from tests.runs import LISTING, Run, run
 from tests.small import local
 
-LISTING = phantom_listing()
 TRIAL = tiny.trial()
-UNTIMED = {"seconds", "images_per_second", "peak_memory_gib", "reused"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished trial."""
-
-    trial: Trial
-    root: Path
-    rows: list[Record]
-
-    @property
-    def folder(self) -> TrialFolder:
-        return Results(self.root).trial(trial_digest(self.trial, read_inputs(self.trial, LISTING)))
-
-    @property
-    def result(self) -> Record:
-        result = self.folder.result()
-        assert result is not None
-        return result
-
-    def numbers(self) -> dict[str, Any]:
-        """Everything that must be the same for the same trial, whatever happened before or beside it."""
-        return {
-            "rows": [{name: value for name, value in row.items() if name not in UNTIMED} for row in self.rows],
-            "arms": self.result["arms"],
-            "weights": {arm: tensors_digest(local(self.folder.weights(arm))) for arm in ARMS},
-            "predictions": hashlib.sha256(self.folder.predictions.read_bytes()).hexdigest(),
-        }
-
-
-def tensors_digest(path: Path) -> str:
-    """Return the SHA-256 over names and tensors (the order of a safetensors file's metadata is not fixed)."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(load_file(path).items()):
-        digest.update(name.encode() + tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def run(trial: Trial, root: Path, **options: Any) -> Run:
-    return Run(trial=trial, root=root, rows=list(run_trial(trial, Results(root), RunOptions(**options))))
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +67,7 @@ def test_rows(finished: Run) -> None:
 
 def test_files(finished: Run) -> None:
     digest = trial_digest(TRIAL, read_inputs(TRIAL, LISTING))
-    stage = stage_digest(TRIAL, read_inputs(TRIAL, LISTING))
+    stage = segments(TRIAL, read_inputs(TRIAL, LISTING))[-1].stage
     (attempt,) = {path.stem for path in finished.root.glob("*/*/epochs/*")}
     of_trial = ("config.json", "environment.json", "log.txt", "predictions.parquet", "result.json")
     expected = {f"trials/{digest[:12]}/{name}" for name in (*of_trial, "cnn.safetensors", "vit.safetensors")}
@@ -118,13 +76,14 @@ def test_files(finished: Run) -> None:
     expected.add(f"trials/{digest[:12]}/attempts/{attempt}.json")
     ends = ("run.json", "state.safetensors", *(f"{arm}.safetensors" for arm in ARMS))
     expected |= {f"stages/{stage[:12]}/epoch-0002/{name}" for name in ends}
+    expected |= {str(path.relative_to(finished.root)) for path in finished.root.glob("stages/*/wanted/*.json")}
     expected |= {f"{place}/epochs/{attempt}.jsonl" for place in (f"trials/{digest[:12]}", f"stages/{stage[:12]}")}
     assert set(files(finished.root)) == expected
     assert finished.folder.status() == "done"
 
 
 def test_stored_rows_are_those_yielded(finished: Run) -> None:
-    stage = Results(finished.root).stage(stage_digest(TRIAL, read_inputs(TRIAL, LISTING)))
+    stage = Results(finished.root).stage(segments(TRIAL, read_inputs(TRIAL, LISTING))[-1].stage)
     assert stage.rows() + finished.folder.rows() == finished.rows
 
 
@@ -143,8 +102,9 @@ def test_result(finished: Run) -> None:
     assert result["classes"] == list(LISTING.classes)
     assert result["class_weights"] == dict.fromkeys(LISTING.classes, 1.0)
     assert result["images"] == {"pretrain": 32, "labelled": 32, "validation": 80, "test": 200}
-    digest = stage_digest(TRIAL, read_inputs(TRIAL, LISTING))
-    assert result["stage"] == {"digest": digest, "epoch": 2, "reused": False}
+    (segment,) = segments(TRIAL, read_inputs(TRIAL, LISTING))
+    expected = {"digest": segment.stage, "epoch": 2, "reused": False, "segments": [asdict(segment)]}
+    assert result["stage"] == expected
     assert (result["seed"], result["results_version"], result["bad_images"]) == (0, 1, {})
     assert result["collapsed"] == finished.rows[1]["collapsed"]
     phases = {"pretrain": finished.rows[:2], "cnn": finished.rows[2:4], "vit": finished.rows[4:]}

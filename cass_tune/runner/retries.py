@@ -105,7 +105,5 @@ class Retries:
     def _mark(self, wanted: Wanted) -> Any:
         """Return something that changes with every new checkpoint and every stored pretraining."""
         trial = Checkpoints(self._results.trial(str(wanted.digest)).checkpoints).names()
-        if wanted.stage is None:
-            return trial
-        stage = self._results.stage(wanted.stage)
-        return trial, Checkpoints(stage.checkpoints).names(), stage.ends()
+        stages = [self._results.stage(segment.stage) for segment in wanted.segments]
+        return trial, [(Checkpoints(stage.checkpoints).names(), stage.ends()) for stage in stages]

@@ -23,6 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from cass_tune import ending
 from tests.faults import evidence, kinds
 from tests.faults.driver import Driver, TooLate
 from tests.faults.kinds import Kind
@@ -32,6 +33,8 @@ from tests.objects import ObjectStore
 
 PER_STUDY = 6
 """Most faults that one study takes, so that every study also goes on undisturbed for a while."""
+RETRIES = 2
+"""How often a driver that says that it should be run again is run again, at the end of a study."""
 WRITE_S = 8.0
 """Most time for a write in flight, and the step before it, on a machine with two cores that does other things, too."""
 HEAD = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 150 * 2**20}
@@ -202,6 +205,10 @@ class Campaign:
             driver.end()
             driver = scene.start()
         code = driver.end()
+        for _ in range(RETRIES):
+            if code != ending.AWAY:
+                break
+            code = scene.start().end()
         return Outcome(
             faults=injected,
             code=code,

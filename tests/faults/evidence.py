@@ -32,7 +32,8 @@ def parts(results: Results) -> tuple[dict[str, TrialFolder], dict[str, StageFold
     plans = study_of(results).plans()
     wanted = plans[-1]["trials"] if plans else []
     trials = {trial["name"]: results.trial(trial["digest"]) for trial in wanted}
-    return trials, {trial["stage"]: results.stage(trial["stage"]) for trial in wanted if trial["stage"]}
+    stages = [segment["stage"] for trial in wanted for segment in trial["segments"]]
+    return trials, {stage: results.stage(stage) for stage in stages}
 
 
 def numbers(results: Results) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def seconds_at_risk(results: Results) -> float:
     for wanted in plans[-1]["trials"] if plans else ():
         folder = results.trial(wanted["digest"])
         if folder.is_held():
-            stages = [results.stage(wanted["stage"]).path] if wanted["stage"] else []
+            stages = [results.stage(segment["stage"]).path for segment in wanted["segments"]]
             saved = [_saved_at(place) for place in (folder.path, *stages)]
             ages.append(time.time() - max(saved))
     return max(ages)

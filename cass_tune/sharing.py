@@ -1,0 +1,108 @@
+"""What the trials of a study have in common: which pretrainings are computed once, by whom, and in what order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from cass_tune.identity import Segment
+from cass_tune.plan import Wanted
+from cass_tune.results import Results
+
+Ends = Callable[[str], Iterable[int]]
+"""Returns the epochs whose ends are stored, of a stage."""
+
+
+def nothing_stored(stage: str) -> Iterable[int]:
+    """Say that a stage has no ends."""
+    return ()
+
+
+def in_order(items: Sequence[Wanted]) -> list[Wanted]:
+    """Return trials in the order in which they should start.
+
+    Seed by seed, so that a complete table exists early. Within a seed first, for every chain of pretraining, the trial
+    that goes furthest, the longest chain first: it computes what the others share. Then the others, as they were asked
+    for, and the controls.
+
+    Args:
+        items: as they were asked for.
+    """
+    seeds = dict.fromkeys(item.trial.seed for item in items)
+    return [item for seed in seeds for item in _of_seed([item for item in items if item.trial.seed == seed])]
+
+
+def _of_seed(items: Sequence[Wanted]) -> list[Wanted]:
+    furthest: dict[object, Wanted] = {}
+    for item in items:
+        chain = item.segments[0].stage if item.segments else item.trial
+        if not item.is_control and _epochs(item) > (_epochs(furthest[chain]) if chain in furthest else 0):
+            furthest[chain] = item
+    first = sorted(furthest.values(), key=_epochs, reverse=True)
+    rest = [item for item in items if item not in first]
+    return [*first, *sorted(rest, key=lambda item: item.is_control)]
+
+
+def _epochs(item: Wanted) -> int:
+    return item.trial.pretrain.epochs
+
+
+def wanted_ends(items: Iterable[Wanted]) -> dict[str, dict[int, list[str]]]:
+    """Return which trials want the ends of which epochs, by stage and epoch."""
+    found: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for item in items:
+        for segment in item.segments:
+            found[segment.stage][segment.end].append(str(item.digest))
+    return {stage: dict(ends) for stage, ends in found.items()}
+
+
+def register(items: Iterable[Wanted], results: Results) -> None:
+    """Record at every stage which trials want its ends, so that whoever computes it stores them.
+
+    Raises:
+        StorageError: it could not be written.
+    """
+    items = list(items)
+    trunks = {segment.stage for item in items for segment in item.segments[:-1]}
+    for stage, ends in wanted_ends(items).items():
+        results.stage(stage).want(ends, is_trunk=stage in trunks)
+
+
+def own_epochs(items: Sequence[Wanted], stored: Ends) -> dict[str, int]:
+    """Return how many epochs of pretraining each trial computes itself, by its identity; the rest it shares.
+
+    Args:
+        items: trials that will run, in order.
+        stored: which ends are stored.
+    """
+    wanted = wanted_ends(items)
+    there: dict[str, set[int]] = {stage: set(stored(stage)) for stage in wanted}
+    return {str(item.digest): _compute(item.segments, wanted, there) for item in items}
+
+
+def _compute(
+    segments: Sequence[Segment], wanted: Mapping[str, Mapping[int, object]], there: dict[str, set[int]]
+) -> int:
+    """Return how many epochs are missing up to the end of the last segment, and take them as stored from now on."""
+    if not segments or segments[-1].end in there[segments[-1].stage]:
+        return 0
+    last = segments[-1]
+    begun = [epoch for epoch in there[last.stage] if last.start < epoch < last.end]
+    before = 0 if begun else _compute(segments[:-1], wanted, there)
+    start = max(begun, default=last.start)
+    there[last.stage].update(epoch for epoch in wanted[last.stage] if start < epoch <= last.end)
+    return before + last.end - start
+
+
+def unshared_reason(items: Iterable[Wanted]) -> str | None:
+    """Return why pretrainings that differ only in their number of epochs share nothing, if some do, or None."""
+    epochs: dict[object, set[int]] = defaultdict(set)
+    for item in items:
+        if item.trial.pretrain.schedule == "cosine_to_end":
+            epochs[item.trial.seed].add(_epochs(item))
+    if not any(len(found) > 1 for found in epochs.values()):
+        return None
+    return (
+        "pretrainings of different lengths share nothing: the learning rate of --pretrain.schedule cosine_to_end "
+        "depends on the number of epochs from the first step on (cosine and wsd share)"
+    )

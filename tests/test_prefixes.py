@@ -1,0 +1,178 @@
+"""Pretrainings that share their beginning: each trial's numbers are those of the trial alone, bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cass_tune import pretrain_steps, storage
+from cass_tune.config import Trial
+from cass_tune.errors import Interrupted
+from cass_tune.identity import Inputs, trial_digest
+from cass_tune.notices import Stop
+from cass_tune.plan import Wanted, resolve
+from cass_tune.results import Results
+from cass_tune.sharing import in_order, own_epochs, register
+from cass_tune.trial import RunOptions, read_inputs, run_trial
+from tests import tiny
+from tests.runs import LISTING, Run, run
+from tests.small import local
+
+CORRECTED = {
+    "data.normalisation": "model",
+    "pretrain.schedule": "wsd",
+    "pretrain.warmup_epochs": 1,
+    "pretrain.decay_fraction": 0.4,
+    "pretrain.optimiser": "adamw",
+    "pretrain.weight_decay": 0.05,
+    "pretrain.clip_norm": 1.0,
+    "pretrain.vit_learning_rate": 1e-4,
+}
+RECIPES = pytest.mark.parametrize("fields", [{}, CORRECTED], ids=["as_described", "corrected"])
+LENGTHS = (2, 3, 5)
+
+
+def trials(fields: dict[str, Any]) -> list[Trial]:
+    return [tiny.trial({**fields, "pretrain.epochs": epochs}) for epochs in LENGTHS]
+
+
+def wanted(given: list[Trial]) -> list[Wanted]:
+    inputs: dict[Trial, Inputs | None] = {trial: read_inputs(trial, LISTING) for trial in given}
+    return resolve(given, inputs)
+
+
+def trained(found: Run) -> int:
+    """Return how many epochs of pretraining a run has computed."""
+    return sum(row["phase"] == "pretrain" and not row["reused"] for row in found.rows)
+
+
+@pytest.fixture(scope="module", params=[{}, CORRECTED], ids=["as_described", "corrected"])
+def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Each trial in a results root of its own."""
+    return [run(trial, tmp_path_factory.mktemp("alone")) for trial in trials(request.param)]
+
+
+def files_of(found: Run) -> dict[str, str]:
+    """Return the checksums of the networks and the state at the end of a pretraining."""
+    return found.stage().end_record(found.trial.pretrain.epochs)["files"]
+
+
+def test_trials_that_share_equal_each_alone(alone: list[Run], tmp_path: Path) -> None:
+    items = in_order(wanted([found.trial for found in alone]))
+    assert items[0].trial.pretrain.epochs == max(LENGTHS)
+    register(items, Results(tmp_path))
+    own = own_epochs(items, lambda stage: ())
+    by_trial = {found.trial: found for found in alone}
+    for item in items:
+        found = run(item.trial, tmp_path)
+        assert trained(found) == own[str(item.digest)]
+        assert found.numbers() == by_trial[item.trial].numbers()
+        assert files_of(found) == files_of(by_trial[item.trial])
+        assert [row["epochs"] for row in found.rows if row["phase"] == "pretrain"] == [item.trial.pretrain.epochs] * (
+            item.trial.pretrain.epochs
+        )
+    again = run(items[0].trial, tmp_path)
+    assert [row["reused"] for row in again.rows] == [True] * len(again.rows)
+
+
+def test_the_shortest_first_goes_on_from_it(alone: list[Run], tmp_path: Path) -> None:
+    """Nobody has said what is wanted: each trial goes on from the longest stored prefix."""
+    for expected in alone:
+        found = run(expected.trial, tmp_path)
+        assert found.numbers() == expected.numbers()
+    computed = {(path.parent.parent.name, row["epoch"]) for path in tmp_path.glob("stages/*/epochs/*.jsonl")
+                for row in map(json.loads, path.read_text().splitlines())}  # fmt: skip
+    assert len(computed) == (5 if len(alone[0].segments) == 1 else 3 + 1 + 1 + 2)
+
+
+def test_an_interrupted_leader_leaves_its_work_to_the_next(alone: list[Run], tmp_path: Path) -> None:
+    """A stage in progress belongs to the stage, not to the trial that computes it."""
+    items = in_order(wanted([found.trial for found in alone]))
+    register(items, Results(tmp_path))
+    stop = Stop()
+    steps = 0
+    with pytest.raises(Interrupted):
+        for row in run_trial(items[0].trial, Results(tmp_path), RunOptions(), stop=stop):
+            steps += 1
+            if row["epoch"] == 2:
+                stop.request("the test wants it")
+    assert steps == 2
+    other = replace(items[0].trial, data=replace(items[0].trial.data, label_fraction=0.2))
+    found = run(other, tmp_path)
+    assert trained(found) == max(LENGTHS) - 2, "it goes on from the checkpoint of the other trial"
+    for expected in alone:
+        assert run(expected.trial, tmp_path).numbers() == expected.numbers()
+
+
+def test_a_damaged_end_is_computed_again_and_said_once(alone: list[Run], tmp_path: Path) -> None:
+    register(wanted([found.trial for found in alone]), Results(tmp_path))
+    run(alone[-1].trial, tmp_path)
+    first = alone[0]
+    damaged = Run(trial=first.trial, root=tmp_path, rows=[])
+    stage, epoch = damaged.stage(0), first.segments[0].end
+    path = local(stage.end(epoch)) / "cnn.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    found = run(first.trial, tmp_path)
+    assert found.numbers() == first.numbers()
+    assert trained(found) == first.trial.pretrain.epochs
+    assert found.folder.log.read_text().count("is damaged") == 1
+    assert files_of(found) == files_of(first), "it is stored anew"
+
+
+def test_a_longer_prefix_is_not_used(alone: list[Run], tmp_path: Path) -> None:
+    """Nobody wanted the shorter ends when the long one ran."""
+    run(alone[-1].trial, tmp_path)
+    found = run(alone[0].trial, tmp_path)
+    assert trained(found) == alone[0].trial.pretrain.epochs and found.numbers() == alone[0].numbers()
+
+
+@contextmanager
+def no_space(monkeypatch: pytest.MonkeyPatch, is_full: Callable[[str], bool]) -> Iterator[None]:
+    """Let writes of some files fail as on a full disk."""
+
+    def step(name: str, path: storage.AnyPath) -> None:
+        if is_full(str(path)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(storage, "between_steps", step)
+        context.setattr(pretrain_steps, "PUBLISH_S", 0.0)
+        yield
+
+
+def test_without_space_for_an_end_the_study_goes_on_and_says_what_it_costs(
+    alone: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = in_order(wanted([found.trial for found in alone]))
+    register(items, Results(tmp_path))
+    leader, expected = items[0].trial, alone[-1]
+    with no_space(monkeypatch, lambda path: "/epoch-" in path):
+        found = run(leader, tmp_path)
+    assert found.numbers() == expected.numbers()
+    assert not list(tmp_path.glob("stages/*/epoch-*/*")), "nothing half-written takes room"
+    log = found.folder.log.read_text()
+    assert "No space left on device" in log and "The study goes on without it: " in log
+    epochs = alone[0].segments[0].end
+    assert f"trials that need the pretraining of {epochs} epochs will have to compute it again (1 x {epochs}" in log
+    again = run(leader, tmp_path)
+    assert len(again.rows) == len(found.rows) and all(row["reused"] for row in again.rows)
+    for other in alone[:-1]:
+        assert run(other.trial, tmp_path).numbers() == other.numbers()
+
+
+@RECIPES
+def test_a_trial_says_itself_which_ends_it_wants(fields: dict[str, Any], tmp_path: Path) -> None:
+    found = run(tiny.trial({**fields, "pretrain.epochs": 5}), tmp_path)
+    for number, segment in enumerate(found.segments):
+        assert found.stage(number).wanted_ends() == {segment.end: {found.folder.digest}}
+        assert found.stage(number).is_trunk() == (number < len(found.segments) - 1)
+    assert trial_digest(found.trial, read_inputs(found.trial, LISTING)) == found.folder.digest

@@ -1,0 +1,108 @@
+"""What trials have in common, who computes it, and in what order trials start."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cass_tune.config import Trial, with_field
+from cass_tune.identity import Inputs
+from cass_tune.plan import Wanted, grid, replicate, resolve, with_controls
+from cass_tune.results import Results
+from cass_tune.sharing import in_order, nothing_stored, own_epochs, register, unshared_reason, wanted_ends
+
+INPUTS = Inputs(data="0" * 64, cnn="random", vit="random")
+AXES = {
+    "data.label_fraction": (0.01, 0.1, 1.0),
+    "pretrain.batch_size": (8, 16, 32),
+    "pretrain.epochs": (50, 100, 200),
+}
+
+
+def paper_grid(seeds: Sequence[int] = (0,), **fields: Any) -> list[Wanted]:
+    base = Trial()
+    for name, value in fields.items():
+        base = with_field(base, f"pretrain.{name}", value)
+    trials = replicate(with_controls(grid(base, AXES)), seeds)
+    return resolve(trials, dict.fromkeys(trials, INPUTS))
+
+
+def settings(items: Sequence[Wanted]) -> list[tuple[int, int, int]]:
+    return [(w.trial.seed, w.trial.pretrain.batch_size, w.trial.pretrain.epochs) for w in items if not w.is_control]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs"), [("cosine", 3 * 200), ("wsd", 690), ("cosine_to_end", 3 * (50 + 100 + 200))]
+)
+def test_epochs_of_the_papers_grid(schedule: str, epochs: int) -> None:
+    """3,150 epochs are asked for; one trunk of 160 epochs and decays of 10, 20 and 40 make 230 per batch size."""
+    items = in_order(paper_grid(schedule=schedule))
+    assert sum(item.trial.pretrain.epochs for item in items if not item.is_control) == 3150
+    own = own_epochs(items, nothing_stored)
+    assert sum(own.values()) == epochs
+    assert all(own[str(item.digest)] == 0 for item in items if item.is_control)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def test_the_order_does_not_change_the_sum_where_all_ends_are_published(schedule: str) -> None:
+    items = paper_grid(schedule=schedule)
+    expected = sum(own_epochs(in_order(items), nothing_stored).values())
+    shortest_first = sorted(items, key=lambda item: item.trial.pretrain.epochs)
+    assert sum(own_epochs(shortest_first, nothing_stored).values()) == expected
+    random.Random(0).shuffle(items)
+    assert sum(own_epochs(items, nothing_stored).values()) == expected
+
+
+def test_what_is_stored_is_not_computed_again() -> None:
+    items = in_order(paper_grid())
+    stages = wanted_ends(items)
+    stored = {stage: [100] for stage in stages}
+    own = own_epochs(items, lambda stage: stored[stage])
+    # from 100 to 200, and the end of 50, which a run from 100 on does not pass
+    assert sum(own.values()) == 3 * (100 + 50)
+    assert sum(own_epochs(items, lambda stage: [50, 100, 200]).values()) == 0
+
+
+def test_a_fork_of_a_trunk_that_is_stored_leaves_the_decay() -> None:
+    items = in_order(paper_grid(schedule="wsd"))
+    trunks = {item.segments[0].stage for item in items if item.segments}
+    own = own_epochs(items, lambda stage: [40, 80, 160] if stage in trunks else [])
+    assert sum(own.values()) == 3 * (10 + 20 + 40)
+
+
+def test_longest_chains_first_within_a_seed_controls_last() -> None:
+    items = in_order(paper_grid(seeds=(0, 1)))
+    assert len(items) == 60
+    assert [item.trial.seed for item in items] == [0] * 30 + [1] * 30
+    assert settings(items[:3]) == [(0, 8, 200), (0, 16, 200), (0, 32, 200)]
+    assert [item.is_control for item in items[:30]] == [False] * 27 + [True] * 3
+    own = own_epochs(items, nothing_stored)
+    assert [own[str(item.digest)] for item in items[:30]] == [200] * 3 + [0] * 27
+
+
+def test_of_different_chains_the_longest_first() -> None:
+    trials = [with_field(Trial(), "pretrain.epochs", 10), with_field(Trial(), "pretrain.batch_size", 8)]
+    items = in_order(resolve(trials, dict.fromkeys(trials, INPUTS)))
+    assert settings(items) == [(0, 8, 100), (0, 16, 10)]
+
+
+def test_every_stage_knows_who_wants_which_end(tmp_path: Path) -> None:
+    results, items = Results(tmp_path), paper_grid(schedule="wsd")
+    register(items, results)
+    register(items[:3], results)
+    trunk, decay = (results.stage(segment.stage) for segment in items[0].segments)
+    assert {epoch: len(trials) for epoch, trials in trunk.wanted_ends().items()} == {40: 3, 80: 3, 160: 3}
+    assert {epoch: len(trials) for epoch, trials in decay.wanted_ends().items()} == {50: 3}
+    assert str(items[0].digest) in trunk.wanted_ends()[40]
+    assert trunk.is_trunk() and not decay.is_trunk()
+
+
+def test_what_cannot_be_shared_is_explained() -> None:
+    assert unshared_reason(paper_grid()) is None and unshared_reason(paper_grid(schedule="wsd")) is None
+    assert "cosine_to_end depends on the number of epochs" in str(unshared_reason(paper_grid(schedule="cosine_to_end")))
+    one_length = [item for item in paper_grid(schedule="cosine_to_end") if item.trial.pretrain.epochs == 50]
+    assert unshared_reason(one_length) is None
