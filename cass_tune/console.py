@@ -82,12 +82,14 @@ class Work:
     Args:
         name: readable name of the trial.
         phases: images per epoch and epochs, by phase.
+        shared: epochs of these that other trials compute, by phase.
         done: finished epochs by phase, reused ones included.
         computed: images that were passed in this run.
     """
 
     name: str
     phases: Mapping[str, tuple[float, int]]
+    shared: Mapping[str, int] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)
     computed: float = 0.0
     started: float | None = None
@@ -95,10 +97,12 @@ class Work:
     state: str = "waiting"
 
     def total(self) -> float:
-        return sum(images * epochs for images, epochs in self.phases.values())
+        return sum(images * (epochs - self.shared.get(phase, 0)) for phase, (images, epochs) in self.phases.items())
 
     def passed(self) -> float:
-        return sum(self.phases[phase][0] * epochs for phase, epochs in self.done.items())
+        return sum(
+            self.phases[phase][0] * max(0, epochs - self.shared.get(phase, 0)) for phase, epochs in self.done.items()
+        )
 
 
 class Progress:

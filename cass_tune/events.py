@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cass_tune.console import Progress
@@ -21,12 +21,20 @@ class TrialEvents:
         results: root of all records.
         progress: shows it.
         stop: asked to stop the study when the first trials fail alike.
+        finished: called with the identity of every trial that has a result.
     """
 
-    def __init__(self, results: Results, progress: Progress, stop: Stop) -> None:
+    def __init__(
+        self,
+        results: Results,
+        progress: Progress,
+        stop: Stop,
+        finished: Callable[[str], None] = lambda digest: None,
+    ) -> None:
         self._results = results
         self._progress = progress
         self._stop = stop
+        self._finished = finished
         self._settled: list[Record | None] = []
         self._resumed: set[str] = set()
         self.common_failure: Record | None = None
@@ -53,6 +61,7 @@ class TrialEvents:
         if record is not None:
             self._settled.append(None)
             self._progress.finish(digest, headline(record))
+            self._finished(digest)
 
     def has_settled(self, digest: str) -> bool:
         """Return whether a trial is done or failed; after an interruption some are not."""

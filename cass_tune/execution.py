@@ -18,12 +18,14 @@ from cass_tune.data.listing import Listing
 from cass_tune.environment import commit
 from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
 from cass_tune.events import TrialEvents
+from cass_tune.keeping import Keeping
 from cass_tune.notices import Stop, command_source, stopped_by_signals, watched
 from cass_tune.options import Settings
 from cass_tune.overview import work
 from cass_tune.plan import Wanted
 from cass_tune.readiness import Readiness
 from cass_tune.results import Record, Results, new_attempt
+from cass_tune.sharing import own_epochs
 from cass_tune.storage import StorageError
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class Execution:
         self.console = console
         self.study = study
         self.preset = preset
+        self.keeping = Keeping(results, settings.keep_stages)
         self.run_name = new_attempt()
         self.stop = Stop()
         self.common_failure: Record | None = None
@@ -109,9 +112,10 @@ class Execution:
         if not self.settings.address:
             self._resize_images(missing, listing)
         self.known_failures = {str(item.digest): self._failure_of(item) for item in missing}
-        works = {str(item.digest): work(item, listing) for item in missing}
+        own = own_epochs(missing, lambda stage: self.results.stage(stage).ends())
+        works = {str(item.digest): work(item, listing, own[str(item.digest)]) for item in missing}
         progress = Progress(self.console, works, finished=done)
-        events = TrialEvents(self.results, progress, self.stop)
+        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(missing))
         try:
             if self.settings.local:
                 with progress.shown():
@@ -120,6 +124,13 @@ class Execution:
                 self._run_by_ray(missing, events, progress)
         finally:
             self.common_failure, self.failed = events.common_failure, events.failed_digests
+
+    def _tidy_after(self, missing: Sequence[Wanted]) -> Callable[[str], None]:
+        """Return what makes room after each trial, where only unfinished ones keep their pretrainings."""
+        if self.settings.keep_stages != "unfinished":
+            return lambda digest: None
+        stages = {str(item.digest): [segment.stage for segment in item.segments] for item in missing}
+        return lambda digest: self.keeping.tidy(stages[digest]) and None
 
     def _failure_of(self, item: Wanted) -> str | None:
         """Return the identity of a trial's recorded failure, which this run tries again."""

@@ -33,8 +33,8 @@ class Settings:
     choose among a study's data and presets, no other option matters."""
     preset: Literal["demo", "paper"] | None = None
     """Networks, image size, epochs and seeds: `demo` (small, for a laptop) or `paper` (the default with data)."""
-    recipe: Literal["as_described"] = "as_described"
-    """`as_described`: the published method, the mistakes of its code mended."""
+    recipe: Literal["as_described", "corrected"] = "as_described"
+    """`as_described`: the published method, the mistakes of its code mended; `corrected`: also its weak choices."""
     seeds: tuple[int, ...] | None = None
     """Replicas, for example 0 1 2."""
     only: tuple[str, ...] = ()
@@ -61,6 +61,9 @@ class Settings:
     """What to do when the outputs of a pretraining become constant."""
     keep_weights: Literal["all", "none"] = "all"
     """Whether the finetuned networks of each trial are kept."""
+    keep_stages: Literal["all", "wanted", "unfinished"] = "wanted"
+    """Which stored pretrainings are kept: what the trials of any study start from, what unfinished trials need, or all
+    that was ever stored."""
     checkpoint_every_minutes: float = 5.0
     """Longest time between two checkpoints of a trial: so much work is lost at most."""
     max_failures: int = 2

@@ -11,6 +11,7 @@ from cass_tune.data.listing import Listing
 from cass_tune.data.splits import split
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
+from cass_tune.sharing import own_epochs
 
 WARNINGS_SHOWN = 6
 
@@ -92,13 +93,12 @@ def _state_line(wanted: Sequence[Wanted], missing: Sequence[Wanted], results: Re
 
 
 def _pretraining_line(wanted: Sequence[Wanted], missing: Sequence[Wanted], results: Results) -> str:
-    distinct = {item.stage for item in wanted if item.stage}
-    asked = sum(item.trial.pretrain.epochs for item in wanted if item.stage)
-    needed = {item.pretraining for item in missing if item.pretraining}
-    computed = {(stage, epochs) for stage, epochs in needed if not results.stage(stage).has_end(epochs)}
+    distinct = {item.segments[0].stage for item in wanted if item.segments}
+    asked = sum(item.trial.pretrain.epochs for item in wanted if item.segments)
+    own = own_epochs(missing, lambda stage: results.stage(stage).ends())
     return (
         f"pretraining: {len(distinct)} distinct, {_count(asked, 'epoch')} asked for, "
-        f"{sum(epochs for _, epochs in computed)} to run (equal pretrainings are done once)"
+        f"{sum(own.values())} to run (what trials have in common is done once)"
     )
 
 
@@ -111,13 +111,21 @@ def trial_lines(wanted: Sequence[Wanted], results: Results) -> list[str]:
     return lines
 
 
-def work(item: Wanted, listing: Listing) -> Work:
-    """Return a trial's amount of work, counted in images passed forward and backward through one network."""
+def work(item: Wanted, listing: Listing, own_epochs: int) -> Work:
+    """Return a trial's amount of work, counted in images passed forward and backward through one network.
+
+    Args:
+        item: the trial.
+        listing: its data.
+        own_epochs: epochs of pretraining that it computes itself.
+    """
     trial = item.trial
     parts = split(listing, trial.data, trial.seed)
     phases: dict[str, tuple[float, int]] = {}
-    if item.stage:
+    shared: dict[str, int] = {}
+    if item.segments:
         phases["pretrain"] = (len(ARMS) * len(parts.pretrain), trial.pretrain.epochs)
+        shared["pretrain"] = trial.pretrain.epochs - own_epochs
     for arm in ARMS:
         phases[f"finetune_{arm}"] = (len(parts.labelled) + len(parts.validation) / 3, trial.finetune.epochs)
-    return Work(name=item.name, phases=phases)
+    return Work(name=item.name, phases=phases, shared=shared)

@@ -23,6 +23,7 @@ from cass_tune.overview import failure_line, plan_lines, trial_lines
 from cass_tune.plan import OPEN, Axes, Wanted, describe_data, grid, replicate, resolve, select, to_run, with_controls
 from cass_tune.presets import PRESETS, values_of
 from cass_tune.results import Results, StudyFolder, find_study
+from cass_tune.sharing import in_order, register, wanted_ends
 from cass_tune.status import status_lines
 from cass_tune.storage import StorageError, place
 
@@ -131,7 +132,7 @@ class _Command:
         self._refuse(trials, listing, unchecked)
         wanted = resolve(trials, inputs)
         redo, stops = self.settings.redo, self.settings.on_collapse == "stop"
-        missing = to_run(wanted, self.results, redo, collapsed_too=not stops)
+        missing = in_order(to_run(wanted, self.results, redo, collapsed_too=not stops))
         self.console.say(*plan_lines(wanted, missing, self.results, listing, " ".join(unchecked)))
         if self.settings.dry_run or listing is None:
             self.console.say(*(f"  {line}" for line in trial_lines(wanted, self.results)), DRY_RUN)
@@ -157,11 +158,13 @@ class _Command:
         if missing:
             self.execution.check([item.trial for item in missing])
         folder.write_plan(self._plan(wanted, listing))
+        register(wanted, self.results)
         rest = [item for item in wanted if item not in missing]
         for item in rest:
             self.results.trial(str(item.digest)).tidy()
         if missing:
             self.execution.run(missing, listing, done=self._states(rest).count("done"))
+        self.console.say(*self.execution.keeping.tidied(wanted_ends(wanted)))
         self.console.say("", self.report(folder, self.study.published).rstrip())
         return self._exit_code(wanted)
 
