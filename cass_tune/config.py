@@ -20,6 +20,11 @@ ARMS = ("cnn", "vit")
 _PLACE: dict[str, Any] = {"identity": False}
 
 
+def _later(neutral: Any) -> Any:
+    """Return a field that was added later, whose default is the behaviour before it."""
+    return field(default=neutral, metadata={"neutral": neutral})
+
+
 class Section:
     """Common part of the sections of a trial: types are coerced and checked, and all broken rules raised at once."""
 
@@ -33,7 +38,7 @@ class Section:
         """Bring whole numbers given for real-valued fields to float, so that 1 and 1.0 are one identity."""
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
-            if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            if kind in (float, float | None) and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, name, float(value))
 
     def rules(self) -> list[str]:
@@ -51,6 +56,11 @@ class Section:
         value = getattr(self, name)
         fine = isinstance(value, float) and math.isfinite(value) and value > 0
         return "" if fine else f"{flag(type(self), name)} must be a finite number above 0, but got {value}."
+
+    def _not_negative(self, name: str) -> str:
+        value = getattr(self, name)
+        fine = isinstance(value, float) and math.isfinite(value) and value >= 0
+        return "" if fine else f"{flag(type(self), name)} must be a finite number of at least 0, but got {value}."
 
     def _fraction(self, name: str, below_one: bool = False) -> str:
         value = getattr(self, name)
@@ -100,6 +110,9 @@ class Data(Section):
     """Share of all images held out for testing where the set brings no test part of its own."""
     split_seed: int = 0
     """Seed of the validation (and test) split, the same for every trial of a study."""
+    normalisation: Literal["imagenet", "model"] = _later("imagenet")
+    """Mean and std of the images: `imagenet`: ImageNet's for both arms (published); `model`: for each arm those of its
+    timm configuration."""
 
     def rules(self) -> list[str]:
         """Return one text per rule, empty where it holds."""
@@ -112,6 +125,7 @@ class Data(Section):
             self._fraction("validation_fraction", below_one=True),
             self._fraction("test_fraction", below_one=True),
             self._at_least("split_seed", 0),
+            self._one_of("normalisation", ("imagenet", "model")),
         ]
 
 
@@ -139,11 +153,26 @@ class Pretrain(Section):
     batch_size: int = 16
     """Images per pretraining step; the last partial batch of an epoch is dropped."""
     learning_rate: float = 1e-3
-    """Highest learning rate of Adam, the same for both arms."""
+    """Highest learning rate, of both arms unless `vit_learning_rate` is given."""
+    vit_learning_rate: float | None = _later(None)
+    """Highest learning rate of the ViT, instead of `learning_rate`."""
     min_learning_rate: float = 1e-6
-    """Lowest learning rate of the cosine schedule."""
+    """Lowest learning rate of the schedule."""
+    schedule: Literal["cosine", "wsd", "cosine_to_end"] = _later("cosine")
+    """`cosine`: the published one, up and down for ever; `wsd`: warm-up, constant, decay (arXiv 2405.18392), so that
+    runs of different lengths share all but their decay; `cosine_to_end`: warm-up, then one cosine to the last step."""
     schedule_t_max_steps: int = 16
-    """Steps from the highest to the lowest learning rate of the cosine schedule, which is stepped every batch."""
+    """Steps from the highest to the lowest learning rate of `cosine`, which is stepped every batch."""
+    warmup_epochs: int = _later(0)
+    """Epochs in which the learning rate rises linearly to the highest, fewer than all; 0 with `cosine`."""
+    decay_fraction: float = _later(0.2)
+    """Share of the epochs in which the learning rate of `wsd` falls, above 0 and below 1; one epoch at least."""
+    optimiser: Literal["adam", "adamw"] = _later("adam")
+    """`adam` (published), or `adamw`: with decoupled weight decay."""
+    weight_decay: float = _later(0.0)
+    """Weight decay of `adamw`, at least 0, not applied to biases, norms and position embeddings; 0 with `adam`."""
+    clip_norm: float = _later(0.0)
+    """Largest norm of an arm's gradient, to which a longer one is scaled; 0: any."""
 
     def rules(self) -> list[str]:
         """Return one text per rule, empty where it holds."""
@@ -151,12 +180,26 @@ class Pretrain(Section):
             self._one_of("method", ("cass", "none")),
             *("" if getattr(self, arm) else f"--pretrain.{arm} must name a timm model." for arm in ARMS),
             self._at_least("embedding_dim", 2),
-            self._at_least("epochs", 1),
-            self._at_least("batch_size", 2),
-            self._positive("learning_rate"),
-            self._positive("min_learning_rate"),
-            self._at_least("schedule_t_max_steps", 1),
+            self._one_of("schedule", ("cosine", "wsd", "cosine_to_end")),
+            self._fraction("decay_fraction", below_one=True) or self._trunk_rule(),
+            *_training_rules(self),
         ]
+
+    def _trunk_rule(self) -> str:
+        if self.schedule != "wsd" or not self.warmup_epochs or self._at_least("epochs", 1) or self.trunk_epochs:
+            return ""
+        got = f"{self.decay_fraction} of {flag(type(self), 'epochs')} {self.epochs}"
+        return f"{flag(type(self), 'decay_fraction')} must leave an epoch for the warm-up, but got {got}."
+
+    @property
+    def decay_epochs(self) -> int:
+        """Epochs in which the learning rate of `wsd` falls, at least 1."""
+        return max(1, round(self.decay_fraction * self.epochs))
+
+    @property
+    def trunk_epochs(self) -> int:
+        """Epochs of `wsd` before the decay, at least 0; runs of any length are the same up to there."""
+        return self.epochs - self.decay_epochs
 
     def weights_of(self, arm: str) -> str:
         """Return the starting weights asked for one arm: ``timm``, ``random`` or a path."""
@@ -172,32 +215,81 @@ class Finetune(Section):
     batch_size: int = 16
     """Images per step."""
     learning_rate: float = 3e-4
-    """Highest learning rate of Adam."""
+    """Highest learning rate, of both arms unless `vit_learning_rate` is given."""
+    vit_learning_rate: float | None = _later(None)
+    """Highest learning rate of the ViT, instead of `learning_rate`."""
     min_learning_rate: float = 1e-6
-    """Lowest learning rate of the cosine schedule."""
+    """Lowest learning rate of the schedule."""
+    schedule: Literal["cosine", "cosine_to_end"] = _later("cosine")
+    """`cosine`: the published one, up and down for ever; `cosine_to_end`: warm-up, then one cosine to the last step of
+    all `epochs`, also where `patience` ends the finetuning before."""
     schedule_t_max_steps: int = 16
-    """Steps from the highest to the lowest learning rate of the cosine schedule, which is stepped every batch."""
+    """Steps from the highest to the lowest learning rate of `cosine`, which is stepped every batch."""
+    warmup_epochs: int = _later(0)
+    """Epochs in which the learning rate rises linearly to the highest, fewer than all; 0 with `cosine`."""
+    optimiser: Literal["adam", "adamw"] = _later("adam")
+    """`adam` (published), or `adamw`: with decoupled weight decay."""
+    weight_decay: float = _later(0.0)
+    """Weight decay of `adamw`, at least 0, not applied to biases, norms and position embeddings; 0 with `adam`."""
+    clip_norm: float = _later(0.0)
+    """Largest norm of the gradient, to which a longer one is scaled; 0: any."""
     focal_gamma: float = 2.0
     """Exponent of the focal loss, at least 0."""
     class_weights: Literal["balanced", "none"] = "balanced"
     """`balanced`: images / (classes x images of the class); `none`: 1 for every class."""
     select_by: Literal["micro_f1_at_half", "macro_f1"] = "micro_f1_at_half"
     """Validation metric that picks the best epoch, whose weights are tested."""
+    patience: int = _later(0)
+    """Epochs without a better `select_by` metric after which the finetuning of an arm stops; 0: it never does."""
 
     def rules(self) -> list[str]:
         """Return one text per rule, empty where it holds."""
-        gamma = self.focal_gamma
-        gamma_fits = math.isfinite(gamma) and gamma >= 0
         return [
-            self._at_least("epochs", 1),
-            self._at_least("batch_size", 2),
-            self._positive("learning_rate"),
-            self._positive("min_learning_rate"),
-            self._at_least("schedule_t_max_steps", 1),
-            "" if gamma_fits else f"--finetune.focal-gamma must be at least 0, but got {gamma}.",
+            self._one_of("schedule", ("cosine", "cosine_to_end")),
+            *_training_rules(self),
+            self._not_negative("focal_gamma"),
             self._one_of("class_weights", ("balanced", "none")),
             self._one_of("select_by", ("micro_f1_at_half", "macro_f1")),
+            self._at_least("patience", 0),
         ]
+
+
+def _training_rules(section: Pretrain | Finetune) -> list[str]:
+    """Return one text per rule that pretraining and finetuning share, empty where it holds."""
+    return [
+        section._at_least("epochs", 1),
+        section._at_least("batch_size", 2),
+        section._positive("learning_rate"),
+        "" if section.vit_learning_rate is None else section._positive("vit_learning_rate"),
+        section._positive("min_learning_rate"),
+        section._at_least("schedule_t_max_steps", 1),
+        section._at_least("warmup_epochs", 0) or _warmup_rule(section),
+        section._one_of("optimiser", ("adam", "adamw")),
+        section._not_negative("weight_decay") or _weight_decay_rule(section),
+        section._not_negative("clip_norm"),
+    ]
+
+
+def _warmup_rule(section: Pretrain | Finetune) -> str:
+    label, schedule = flag(type(section), "warmup_epochs"), flag(type(section), "schedule")
+    if section.schedule == "cosine":
+        what = f"{label} must be 0 with {schedule} cosine, but got {section.warmup_epochs}: the published schedule"
+        advice = f"Give {label} 0, or {schedule} cosine_to_end."
+        return f"{what} has no warm-up. {advice}" if section.warmup_epochs else ""
+    if section._at_least("epochs", 1) or section.warmup_epochs < section.epochs:
+        return ""
+    epochs = f"{flag(type(section), 'epochs')} ({section.epochs})"
+    return f"{label} must be less than {epochs}, of which it is a part, but got {section.warmup_epochs}."
+
+
+def _weight_decay_rule(section: Pretrain | Finetune) -> str:
+    if section.optimiser != "adam" or not section.weight_decay:
+        return ""
+    label, optimiser = flag(type(section), "weight_decay"), flag(type(section), "optimiser")
+    return (
+        f"{label} must be 0 with {optimiser} adam, the published optimiser, which has none, "
+        f"but got {section.weight_decay}. Give {label} 0, or {optimiser} adamw."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

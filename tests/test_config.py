@@ -32,6 +32,17 @@ FIELDS = [(section, item.name) for section, kind in SECTIONS.items() for item in
 SHARE = "above 0 and at most 1"
 INNER_SHARE = "above 0 and below 1"
 POSITIVE = "a finite number above 0"
+OF_BOTH: list[tuple[str, Any, str]] = [
+    *(("vit_learning_rate", value, POSITIVE) for value in (0.0, -1e-3, math.nan, math.inf)),
+    ("warmup_epochs", -1, "at least 0"),
+    ("warmup_epochs", 0.5, "a whole number"),
+    ("warmup_epochs", 1, "must be 0 with --"),
+    ("optimiser", "sgd", "'adam', 'adamw'"),
+    *(("weight_decay", value, "at least 0") for value in (-0.1, math.nan, math.inf)),
+    ("weight_decay", 0.05, "must be 0 with --"),
+    *(("clip_norm", value, "at least 0") for value in (-1.0, math.nan, math.inf)),
+]
+"""Rules that pretraining and finetuning share."""
 BROKEN: list[tuple[str, Any, str]] = [
     ("data.name", "", "must not be empty"),
     ("data.on_bad_image", "ignore", "'error', 'skip'"),
@@ -43,6 +54,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     *(("data.validation_fraction", value, INNER_SHARE) for value in (0.0, 1.0, 1, math.nan)),
     *(("data.test_fraction", value, INNER_SHARE) for value in (0.0, 1.0, -0.2)),
     ("data.split_seed", -1, "at least 0"),
+    ("data.normalisation", "none", "'imagenet', 'model'"),
     ("pretrain.method", "dino", "'cass', 'none'"),
     ("pretrain.cnn", "", "must name a timm model"),
     ("pretrain.vit", "", "must name a timm model"),
@@ -53,11 +65,17 @@ BROKEN: list[tuple[str, Any, str]] = [
     *(("pretrain.learning_rate", value, POSITIVE) for value in (0.0, -1e-3, math.nan, math.inf)),
     *(("pretrain.min_learning_rate", value, POSITIVE) for value in (0.0, -1e-6, math.nan)),
     ("pretrain.schedule_t_max_steps", 0, "at least 1"),
+    ("pretrain.schedule", "linear", "'cosine', 'wsd', 'cosine_to_end'"),
+    *(("pretrain.decay_fraction", value, INNER_SHARE) for value in (0.0, 1.0, 1, math.nan)),
+    *((f"pretrain.{name}", value, allowed) for name, value, allowed in OF_BOTH),
     ("finetune.epochs", 0, "at least 1"),
     ("finetune.batch_size", 1, "at least 2"),
     *(("finetune.learning_rate", value, POSITIVE) for value in (0.0, -1.0, math.inf)),
     *(("finetune.min_learning_rate", value, POSITIVE) for value in (0.0, math.nan)),
     ("finetune.schedule_t_max_steps", 0, "at least 1"),
+    ("finetune.schedule", "wsd", "'cosine', 'cosine_to_end'"),
+    *((f"finetune.{name}", value, allowed) for name, value, allowed in OF_BOTH),
+    *(("finetune.patience", value, allowed) for value, allowed in ((-1, "at least 0"), (1.0, "a whole number"))),
     *(("finetune.focal_gamma", value, "at least 0") for value in (-0.1, math.nan, math.inf)),
     ("finetune.class_weights", "sqrt", "'balanced', 'none'"),
     ("finetune.select_by", "accuracy", "'micro_f1_at_half', 'macro_f1'"),
@@ -114,6 +132,72 @@ def test_the_bounds_themselves_are_allowed(path: str, value: Any) -> None:
     assert get_field(with_field(Trial(), path, value), path) == value
 
 
+BOTH = pytest.mark.parametrize("kind", [Pretrain, Finetune])
+Training = type[Pretrain] | type[Finetune]
+
+
+@BOTH
+def test_a_warm_up_needs_a_schedule_that_has_one(kind: Training) -> None:
+    section = kind.__name__.lower()
+    with pytest.raises(UsageError) as caught:
+        kind(warmup_epochs=2)
+    assert str(caught.value) == (
+        f"--{section}.warmup-epochs must be 0 with --{section}.schedule cosine, but got 2: the published schedule has "
+        f"no warm-up. Give --{section}.warmup-epochs 0, or --{section}.schedule cosine_to_end."
+    )
+    assert kind(schedule="cosine_to_end", warmup_epochs=2).warmup_epochs == 2
+
+
+@BOTH
+@pytest.mark.parametrize(("epochs", "warmup", "is_allowed"), [(1, 0, True), (1, 1, False), (3, 2, True), (3, 4, False)])
+def test_a_warm_up_is_a_part_of_the_epochs(kind: Training, epochs: int, warmup: int, is_allowed: bool) -> None:
+    for schedule in ("cosine_to_end", "wsd") if kind is Pretrain else ("cosine_to_end",):
+        fields: dict[str, Any] = {"schedule": schedule, "epochs": epochs, "warmup_epochs": warmup}
+        if is_allowed:
+            assert kind(**fields).warmup_epochs == warmup
+            continue
+        with pytest.raises(
+            UsageError, match=rf"less than --{kind.__name__.lower()}\.epochs \({epochs}\).*got {warmup}"
+        ):
+            kind(**fields)
+
+
+def test_a_decay_leaves_an_epoch_for_the_warm_up() -> None:
+    """Otherwise the decay would begin at the first step's rate, which is nearly 0."""
+    with pytest.raises(UsageError, match=r"--pretrain\.decay-fraction must leave an epoch .* 0\.8 of .* 2"):
+        Pretrain(schedule="wsd", epochs=2, warmup_epochs=1, decay_fraction=0.8)
+    assert Pretrain(schedule="wsd", epochs=2, warmup_epochs=0, decay_fraction=0.8).trunk_epochs == 0
+
+
+@BOTH
+def test_weight_decay_needs_adamw(kind: Training) -> None:
+    section = kind.__name__.lower()
+    with pytest.raises(UsageError) as caught:
+        kind(weight_decay=0.05)
+    assert str(caught.value) == (
+        f"--{section}.weight-decay must be 0 with --{section}.optimiser adam, the published optimiser, which has none, "
+        f"but got 0.05. Give --{section}.weight-decay 0, or --{section}.optimiser adamw."
+    )
+    assert kind(optimiser="adamw", weight_decay=0.05).weight_decay == 0.05
+
+
+@pytest.mark.parametrize("value", ["3", 0, True])
+def test_a_broken_number_of_epochs_is_said_once(value: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        Pretrain(schedule="wsd", epochs=value, warmup_epochs=1)
+    (text,) = caught.value.problems
+    assert text.startswith("--pretrain.epochs ")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "fraction", "decay"),
+    [(1, 0.2, 1), (2, 0.2, 1), (5, 0.2, 1), (8, 0.2, 2), (50, 0.2, 10), (100, 0.2, 20), (200, 0.2, 40), (10, 0.96, 10)],
+)
+def test_epochs_of_trunk_and_decay(epochs: int, fraction: float, decay: int) -> None:
+    pretrain = Pretrain(schedule="wsd", epochs=epochs, decay_fraction=fraction)
+    assert (pretrain.decay_epochs, pretrain.trunk_epochs) == (decay, epochs - decay)
+
+
 def test_every_broken_rule_of_a_section_is_said_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         Pretrain(epochs=0, batch_size=1, learning_rate=-1.0, cnn="", method="x")  # type: ignore[arg-type]
@@ -130,12 +214,20 @@ REAL = [(section, name) for section, name in FIELDS if get_type_hints(SECTIONS[s
 @pytest.mark.parametrize(("section", "name"), REAL)
 def test_a_whole_number_for_a_real_one_becomes_real(section: str, name: str) -> None:
     kind = SECTIONS[section]
-    if name in ("validation_fraction", "test_fraction"):  # below 1, so no whole number fits
+    if name in ("validation_fraction", "test_fraction", "decay_fraction"):  # below 1, so no whole number fits
         with pytest.raises(UsageError, match=r"1\.0"):
             kind(**{name: 1})
         return
-    value = getattr(kind(**{name: 1}), name)
+    needs = {"optimiser": "adamw"} if name == "weight_decay" else {}
+    value = getattr(kind(**needs, **{name: 1}), name)
     assert (value, type(value)) == (1.0, float)
+
+
+@BOTH
+def test_a_whole_number_for_a_real_one_that_may_be_missing_becomes_real(kind: Training) -> None:
+    value = kind(vit_learning_rate=1).vit_learning_rate
+    assert (value, type(value)) == (1.0, float)
+    assert kind().vit_learning_rate is None
 
 
 def test_a_trial_cannot_be_changed() -> None:
@@ -164,7 +256,7 @@ def test_every_field_has_a_sentence(kind: Any) -> None:
 def test_every_field_of_a_section_has_a_plain_type() -> None:
     for kind in SECTIONS.values():
         for name, hint in get_type_hints(kind).items():
-            plain = hint in (int, float, str, str | None)
+            plain = hint in (int, float, str, str | None, float | None)
             assert plain or get_origin(hint) is Literal, f"{kind.__name__}.{name}"
 
 
@@ -224,12 +316,29 @@ def _values(hint: Any, name: str) -> st.SearchStrategy[Any]:
         return st.floats(0, 1, exclude_min=True, exclude_max=True) | (
             st.nothing() if "fraction" in name else st.floats(1, 1e6) | st.integers(1, 9)
         )
+    if hint == float | None:
+        return st.none() | st.floats(0, 1, exclude_min=True)
     text = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
     return text if hint is str else st.none() | text
 
 
 def _section(kind: type[Section]) -> st.SearchStrategy[Any]:
-    return st.builds(kind, **{name: _values(hint, name) for name, hint in get_type_hints(kind).items()})
+    values = {name: _values(hint, name) for name, hint in get_type_hints(kind).items()}
+    return st.fixed_dictionaries(values).map(_compatible).map(lambda chosen: kind(**chosen))
+
+
+def _compatible(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a section, changed where two of them may not stand together."""
+    changed: dict[str, Any] = {}
+    if values.get("schedule") == "cosine":
+        changed["warmup_epochs"] = 0
+    elif "schedule" in values:
+        changed["warmup_epochs"] = values["warmup_epochs"] % (values["epochs"] // 2)
+    if "decay_fraction" in values:
+        changed["decay_fraction"] = min(values["decay_fraction"], 0.5)
+    if values.get("optimiser") == "adam":
+        changed["weight_decay"] = 0.0
+    return {**values, **changed}
 
 
 TRIALS = st.builds(
@@ -294,5 +403,5 @@ def test_every_problem_of_a_json_is_said_at_once() -> None:
 
 def test_an_older_json_without_a_later_field_reads_as_its_default() -> None:
     record = to_json(Trial(seed=5))
-    del record["finetune"]["select_by"]
+    del record["finetune"]["select_by"], record["finetune"]["vit_learning_rate"], record["data"]["normalisation"]
     assert from_json(json.dumps(record)) == Trial(seed=5)

@@ -14,6 +14,7 @@ from cass_tune import identity
 from cass_tune.config import SECTIONS, Data, Finetune, Pretrain, Section, Trial, control, get_field, with_field
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, digest, matters, segments, trial_digest
+from cass_tune.presets import RECIPES
 from cass_tune.weights import weights_identity
 
 INPUTS = Inputs(data="0" * 64, cnn="random", vit="random")
@@ -95,13 +96,28 @@ NOT_OF_A_CONTROL = NOT_HASHED | {
     "pretrain.learning_rate",
     "pretrain.min_learning_rate",
     "pretrain.schedule_t_max_steps",
+    "pretrain.vit_learning_rate",
+    "pretrain.schedule",
+    "pretrain.warmup_epochs",
+    "pretrain.decay_fraction",
+    "pretrain.optimiser",
+    "pretrain.weight_decay",
+    "pretrain.clip_norm",
 }
+NEEDS = {"warmup_epochs": ("schedule", "cosine_to_end"), "weight_decay": ("optimiser", "adamw")}
+"""What another field must be, so that this one may have more than one value."""
 BASES = pytest.mark.parametrize("base", [Trial(), SMALL, ALL_OTHER], ids=["default", "small", "all other"])
 
 
 def stage(trial: Trial, inputs: Inputs) -> str:
     """Return the stage in which a trial's pretraining ends."""
     return segments(trial, inputs)[-1].stage
+
+
+def fitting(trial: Trial, path: str) -> Trial:
+    """Return the trial, changed where the field could have one value only."""
+    section, _, name = path.partition(".")
+    return with_field(trial, f"{section}.{NEEDS[name][0]}", NEEDS[name][1]) if name in NEEDS else trial
 
 
 def other_value(trial: Trial, path: str) -> Any:
@@ -112,6 +128,8 @@ def other_value(trial: Trial, path: str) -> Any:
         return next(choice for choice in get_args(hint) if choice != value)
     if hint is int:
         return value + 1
+    if hint == float | None:
+        return 0.5 if value is None else None
     return value * 0.5 + 0.01 if hint is float else f"{value}x"
 
 
@@ -129,6 +147,42 @@ def test_the_frozen_trials_differ() -> None:
     assert len(set(stages)) == len(stages) - 2
 
 
+def corrected(trial: Trial) -> Trial:
+    """Return a trial of the recipe `corrected`."""
+    for path, value in RECIPES["corrected"].items():
+        trial = with_field(trial, path, value)
+    return trial
+
+
+CORRECTED: list[tuple[Trial, Inputs, str, list[str]]] = [
+    (corrected(Trial()), TIMM, "6b45c340a8e8", ["d811e6178302", "bd26d39d5bf3"]),
+    (corrected(with_field(Trial(), "pretrain.epochs", 50)), TIMM, "aece96c10768", ["d811e6178302", "bb95b77fbc17"]),
+    (corrected(with_field(SMALL, "pretrain.epochs", 2)), INPUTS, "9ea54cfea41f", ["4f4029095bab", "084568cacf7c"]),
+    (corrected(control(Trial())), TIMM, "fba3f1c665cd", []),
+]
+"""Of the recipe `corrected`: trial, what it reads, the first digits of its identity and of those of its stages."""
+
+
+@pytest.mark.parametrize(("trial", "inputs", "trial_id", "stage_ids"), CORRECTED)
+def test_identities_of_the_corrected_recipe_never_change(
+    trial: Trial, inputs: Inputs, trial_id: str, stage_ids: list[str]
+) -> None:
+    assert trial_digest(trial, inputs)[:12] == trial_id
+    assert [segment.stage[:12] for segment in segments(trial, inputs)] == stage_ids
+
+
+def test_later_fields_stand_for_the_behaviour_before_them() -> None:
+    """So that what was written without them, and found by an identity without them, is the same trial."""
+    later = {
+        f"{section}.{item.name}": item
+        for section, kind in SECTIONS.items()
+        for item in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if "neutral" in item.metadata
+    }
+    assert {"data.normalisation", "pretrain.schedule", "finetune.patience"} < set(later)
+    assert all(item.metadata["neutral"] == item.default for item in later.values())
+
+
 def test_the_canonical_json_is_hashed() -> None:
     expected = hashlib.sha256(b'{"a":[1,2.0,"\\u00e9"],"b":null}').hexdigest()
     assert digest({"b": None, "a": [1, 2.0, "é"]}) == expected
@@ -139,6 +193,7 @@ def test_the_canonical_json_is_hashed() -> None:
 @BASES
 @pytest.mark.parametrize("path", VARIED)
 def test_a_field_changes_the_identity_exactly_when_it_is_part_of_it(base: Trial, path: str) -> None:
+    base = fitting(base, path)
     changed = with_field(base, path, other_value(base, path))
     assert changed != base
     assert (trial_digest(changed, INPUTS) != trial_digest(base, INPUTS)) == (path not in NOT_HASHED)
@@ -177,6 +232,7 @@ def test_the_arms_weights_are_not_interchangeable() -> None:
 @BASES
 @pytest.mark.parametrize("path", VARIED)
 def test_a_controls_identity_ignores_what_cannot_matter_to_it(base: Trial, path: str) -> None:
+    base = fitting(base, path)
     changed = with_field(base, path, other_value(base, path))
     differs = trial_digest(control(changed), INPUTS) != trial_digest(control(base), INPUTS)
     assert differs == (path not in NOT_OF_A_CONTROL)
@@ -191,6 +247,7 @@ def test_a_control_is_another_trial(base: Trial) -> None:
 @pytest.mark.parametrize("path", [path for path in VARIED if path not in NOT_HASHED])
 @pytest.mark.parametrize("kind", ["trial", "control"])
 def test_what_matters_is_what_is_hashed(base: Trial, path: str, kind: str) -> None:
+    base = fitting(base, path)
     trial = control(base) if kind == "control" else base
     changed = with_field(trial, path, other_value(trial, path))
     assert matters(trial, path) == (trial_digest(changed, INPUTS) != trial_digest(trial, INPUTS))
