@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from cass_tune.identity import RESULTS_VERSION
+from cass_tune.presets import RECIPES
 from cass_tune.results import Results
 from cass_tune.trial import RunOptions, run_trial
 from tests import tiny
@@ -45,5 +46,32 @@ def test_golden_numbers(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("trials/*/predictions.parquet")
     table = pd.read_parquet(path)
     for (arm, image), expected in OUTPUTS.items():
+        found = table[(table["arm"] == arm) & (table["image"] == image)]["outputs"].item()
+        assert found.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-4), (arm, image)
+
+
+CORRECTED_FIELDS = {
+    "data.label_fraction": 0.05,
+    "pretrain.epochs": 2,
+    "pretrain.batch_size": 16,
+    "finetune.epochs": 2,
+    **RECIPES["corrected"],
+}
+"""One epoch of warm-up and one of decay in each phase."""
+CORRECTED_LOSSES = (1.784270, 1.141877, 0.176766, 0.179118, 0.167951, 0.181478)
+CORRECTED_OUTPUTS = {
+    ("cnn", "test/glioma/000"): (0.09355, 0.05547, -0.14413, 0.16712),
+    ("cnn", "test/pituitary/030"): (0.10400, 0.06822, -0.15251, 0.13623),
+    ("vit", "test/glioma/000"): (-1.19447, -0.54153, -0.31856, -0.58571),
+    ("vit", "test/pituitary/030"): (-1.11787, -0.65668, -0.34317, -0.46190),
+}
+
+
+def test_golden_numbers_of_the_corrected_recipe(tmp_path: Path) -> None:
+    rows = list(run_trial(tiny.trial(CORRECTED_FIELDS), Results(tmp_path), RunOptions()))
+    assert [row["loss"] for row in rows] == pytest.approx(CORRECTED_LOSSES, rel=1e-3)
+    (path,) = tmp_path.glob("trials/*/predictions.parquet")
+    table = pd.read_parquet(path)
+    for (arm, image), expected in CORRECTED_OUTPUTS.items():
         found = table[(table["arm"] == arm) & (table["image"] == image)]["outputs"].item()
         assert found.tolist() == pytest.approx(expected, rel=1e-3, abs=1e-4), (arm, image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,23 @@ from cass_tune.data.augmentation import augment
 from cass_tune.data.pixels import Pixels
 from cass_tune.randomness import generator
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """Constants that are subtracted from images between 0 and 1, and by which they are divided.
+
+    Args:
+        mean: by channel.
+        std: by channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +49,31 @@ class Batch:
     positions: Tensor
 
 
-def normalise(images: Tensor, device: torch.device) -> Tensor:
-    """Bring uint8 images to a device as float32 with ImageNet mean and standard deviation (both arms, D23)."""
+def normalise(images: Tensor, device: torch.device, constants: Normalisation = IMAGENET) -> Tensor:
+    """Bring uint8 images to a device as float32, normalised.
+
+    Args:
+        images: uint8, shape (batch, 3, height, width).
+        device: where to.
+        constants: ImageNet's unless given.
+    """
     scaled = images.to(device, non_blocking=True).float().div_(255)
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device).view(3, 1, 1)
+    mean = torch.tensor(constants.mean, device=device).view(3, 1, 1)
+    std = torch.tensor(constants.std, device=device).view(3, 1, 1)
     return scaled.sub_(mean).div_(std)
+
+
+def normalise_by_arm(images: Tensor, device: torch.device, constants: Mapping[str, Normalisation]) -> dict[str, Tensor]:
+    """Return the images as each arm takes them, see `normalise`; arms with equal constants share one tensor.
+
+    Args:
+        images: uint8, shape (batch, 3, height, width).
+        device: where to.
+        constants: by arm.
+    """
+    there = images.to(device, non_blocking=True)
+    normalised = {each: normalise(there, device, each) for each in dict.fromkeys(constants.values())}
+    return {arm: normalised[each] for arm, each in constants.items()}
 
 
 class _Views(Dataset[tuple[Tensor, int, int]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -12,12 +13,13 @@ from cass_tune.methods.cass import Cass
 class Method(Protocol):
     """What a training step of a method computes; all state that it keeps lies in buffers of the arms."""
 
-    def loss(self, arms: nn.ModuleDict, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, arms: nn.ModuleDict, images: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss to minimise and each arm's outputs, shape (batch, embedding_dim), of one batch.
 
         Args:
             arms: the two networks, by name.
-            images: normalised float32, shape (batch, 3, height, width).
+            images: by arm, the same view of each image, normalised for that arm: float32, shape (batch, 3, height,
+                width).
         """
         ...
 

@@ -6,6 +6,8 @@ no stop-gradient, no predictor: a constant output is a global optimum, which is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ def cass_loss(cnn: Tensor, vit: Tensor) -> Tensor:
 class Cass:
     """Both arms see one and the same view of each image and are trained together."""
 
-    def loss(self, arms: nn.ModuleDict, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, arms: nn.ModuleDict, images: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the CASS loss and the outputs, see `cass_tune.methods.Method.loss`."""
-        outputs = {arm: arms[arm](images) for arm in ARMS}
+        outputs = {arm: arms[arm](images[arm]) for arm in ARMS}
         return cass_loss(outputs["cnn"], outputs["vit"]), outputs

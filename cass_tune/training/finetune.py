@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +13,17 @@ from torch import Tensor, nn
 
 from cass_tune.config import Trial
 from cass_tune.data.listing import Listing
-from cass_tune.data.loader import Batches, normalise
+from cass_tune.data.loader import Batches, batch_bounds, normalise
 from cass_tune.data.splits import Parts
 from cass_tune.randomness import torch_seed
-from cass_tune.training.loop import MeanLoss, Stepper, adam
+from cass_tune.training.loop import MeanLoss, Stepper
 from cass_tune.training.losses import class_weights, focal_loss
 from cass_tune.training.metrics import classification_metrics
-from cass_tune.training.models import replace_head
+from cass_tune.training.models import normalisation, replace_head
 from cass_tune.training.rows import COLUMNS, epoch_row, peak_memory_gib
 from cass_tune.training.state import State, below
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +94,14 @@ class Finetuning:
         weights = [self.class_weights[name] for name in listing.classes]
         self._class_weights = torch.tensor(weights, dtype=torch.float32, device=self._device)
         replace_head(model, len(listing.classes), torch_seed(trial.seed, f"finetune head/{arm}"))
+        self._normalisation = normalisation(model)
         self.best = Best()
         self._stepper = Stepper(
-            [adam(model.parameters())],
+            {arm: model},
+            config,
+            epoch_steps=len(batch_bounds(len(parts.labelled), config.batch_size, drop_last=False)),
             seed=trial.seed,
             stream=f"finetune/{arm}",
-            schedule=(config.learning_rate, config.min_learning_rate, config.schedule_t_max_steps),
         )
         self._step = 0
         self._begin_epoch()
@@ -119,15 +124,25 @@ class Finetuning:
         return {"phase": f"finetune_{self.arm}", "epoch": self.epoch, "batch": self._batch}
 
     def run(self) -> Iterator[dict[str, Any]]:
-        """Yield one row after each epoch that is not finished yet, validation included; end with the best weights."""
-        while self.epoch < self._config.epochs:
+        """Yield one row after each epoch that is not finished yet, validation included; end with the best weights.
+
+        It ends before the last epoch when the metric has not become better for `patience` epochs.
+        """
+        while self.epoch < self._config.epochs and not self._is_stale:
             self._started = time.perf_counter()
             self._train()
             row = self._validated()
             self.rows.append(row)
             self._begin_epoch()
             yield row
+        if self.epoch < self._config.epochs:
+            logger.info("%s: stopped after epoch %d; the best is epoch %d", self.arm, self.epoch, self.best.epoch)
         self.model.load_state_dict(self.best.weights)
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether the best epoch is `patience` epochs ago; nothing has to be kept for it, so it can be resumed."""
+        return 0 < self._config.patience <= self.epoch - self.best.epoch
 
     def state(self) -> State:
         """Return everything that `load` needs to go on from here; the tensors are those in use."""
@@ -167,7 +182,7 @@ class Finetuning:
         )
         for batch in batches:
             self._stepper.begin(self._step)
-            value = self._loss(self.model(normalise(batch.images, self._device)), batch.labels.to(self._device))
+            value = self._loss(self._logits(batch.images), batch.labels.to(self._device))
             self._stepper.end(value)
             self._train_loss.add(value, len(batch.images))
             self._step += 1
@@ -195,6 +210,9 @@ class Finetuning:
             **{name: value for name, value in validation.metrics.items() if name in COLUMNS and name != "loss"},
         )
 
+    def _logits(self, images: Tensor) -> Tensor:
+        return self.model(normalise(images, self._device, self._normalisation))
+
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return focal_loss(logits.float(), labels, self._class_weights, self._config.focal_gamma)
 
@@ -205,7 +223,7 @@ class Finetuning:
         loss = MeanLoss()
         outputs, labels = [], []
         for batch in self._batches.evaluation(positions):
-            logits = self.model(normalise(batch.images, self._device)).float()
+            logits = self._logits(batch.images).float()
             loss.add(self._loss(logits, batch.labels.to(self._device)), len(batch.images))
             outputs.append(logits.cpu())
             labels.append(batch.labels)

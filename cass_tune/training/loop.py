@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
-from torch.optim import Adam
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import Adam, AdamW, Optimizer
 
+from cass_tune.config import Finetune, Pretrain
 from cass_tune.randomness import torch_seed
-from cass_tune.training.schedules import cosine
+from cass_tune.training.schedules import schedule_of
 from cass_tune.training.state import load_optimiser, optimiser_tensors
 
 
@@ -18,43 +21,59 @@ class DivergedError(RuntimeError):
     """The loss is not a finite number."""
 
 
-def adam(parameters: Iterable[nn.Parameter]) -> Adam:
-    """Return Adam without weight decay (the published optimiser: SWA was never switched on, D11)."""
-    return Adam(parameters, fused=True)
+def make_optimiser(model: nn.Module, config: Pretrain | Finetune) -> Optimizer:
+    """Return the optimiser of an arm.
+
+    Adam has no weight decay (the published optimiser: SWA was never switched on, D11). As in timm's own training, AdamW
+    decays neither biases and norms nor what the model itself leaves out (position embeddings, class token).
+
+    Args:
+        model: the arm.
+        config: of the phase.
+    """
+    if config.optimiser == "adam":
+        return Adam(model.parameters(), fused=True)
+    names = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]
+    return AdamW(param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=names), fused=True)
 
 
 class Stepper:
     """Takes optimiser steps; the learning rate and all randomness are functions of the step's number.
 
     Args:
-        optimisers: one per arm.
+        arms: the networks trained, by name.
+        config: of the phase: optimiser, learning rates, clipping.
+        epoch_steps: steps of an epoch.
         seed: the trial's seed.
         stream: names the draws of dropout and drop path.
-        schedule: highest and lowest learning rate, and t_max in steps.
     """
 
     def __init__(
-        self, optimisers: Iterable[Adam], *, seed: int, stream: str, schedule: tuple[float, float, int]
+        self, arms: Mapping[str, nn.Module], config: Pretrain | Finetune, *, epoch_steps: int, seed: int, stream: str
     ) -> None:
-        self._optimisers = list(optimisers)
+        self._optimisers = [make_optimiser(model, config) for model in arms.values()]
+        self._schedules = [schedule_of(config, arm, epoch_steps) for arm in arms]
+        self._clip_norm = config.clip_norm
         self._seed = seed
         self._stream = f"{stream}/step"
-        self._schedule = schedule
-        self.learning_rate = schedule[0]
+        self.learning_rate = self._schedules[0](0)
+        """That of the first arm, in the last step."""
 
     def begin(self, step: int) -> None:
         """Reseed torch, set the learning rate and clear the gradients before a step's forward pass."""
         torch.manual_seed(torch_seed(self._seed, self._stream, step))
-        self.learning_rate = cosine(step, *self._schedule)
-        for optimiser in self._optimisers:
+        self.learning_rate = self._schedules[0](step)
+        for optimiser, schedule in zip(self._optimisers, self._schedules, strict=True):
             for group in optimiser.param_groups:
-                group["lr"] = self.learning_rate
+                group["lr"] = schedule(step)
             optimiser.zero_grad(set_to_none=True)
 
     def end(self, loss: Tensor) -> None:
-        """Back-propagate and step every optimiser."""
+        """Back-propagate, clip each arm's gradient where that is asked for, and step every optimiser."""
         loss.backward()
         for optimiser in self._optimisers:
+            if self._clip_norm:
+                clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], self._clip_norm)
             optimiser.step()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -68,7 +87,7 @@ class Stepper:
     def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Give every optimiser the state that `tensors` returned after so many steps."""
         if step:
-            self.learning_rate = cosine(step - 1, *self._schedule)
+            self.learning_rate = self._schedules[0](step - 1)
         for number, optimiser in enumerate(self._optimisers):
             start = f"{number}/"
             own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

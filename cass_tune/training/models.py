@@ -10,11 +10,12 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import resolve_model_data_config  # type: ignore[attr-defined]
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from cass_tune.config import Trial
-from cass_tune.data.loader import IMAGENET_MEAN, IMAGENET_STD
+from cass_tune.data.loader import IMAGENET, Normalisation
 from cass_tune.errors import UsageError, did_you_mean
 from cass_tune.randomness import torch_seed
 from cass_tune.storage import AnyPath
@@ -27,10 +28,11 @@ logger = logging.getLogger(__name__)
 def build_arm(trial: Trial, arm: str) -> nn.Module:
     """Return one arm before pretraining, with an output of `embedding_dim`.
 
-    The body's random weights, where asked for, and a new head are functions of (seed, arm).
+    The body's random weights, where asked for, and a new head are functions of (seed, arm). The arm's timm
+    configuration says how its images are normalised, see `normalisation`.
 
     Args:
-        trial: names the model, its starting weights, the image size and the seed.
+        trial: names the model, its starting weights, the images' size and normalisation, and the seed.
         arm: ``cnn`` or ``vit``.
 
     Raises:
@@ -51,7 +53,15 @@ def build_arm(trial: Trial, arm: str) -> nn.Module:
     if model.num_classes != width:
         logger.info("%s: head of width %s replaced by a new one of width %d", name, model.num_classes, width)
         replace_head(model, width, torch_seed(trial.seed, f"embedding head/{arm}"))
+    if trial.data.normalisation == "imagenet":
+        model.pretrained_cfg = {**model.pretrained_cfg, "mean": IMAGENET.mean, "std": IMAGENET.std}
     return model
+
+
+def normalisation(model: nn.Module) -> Normalisation:
+    """Return the constants that a model's images are normalised with: those of its timm configuration."""
+    config = resolve_model_data_config(model)
+    return Normalisation(mean=tuple(config["mean"]), std=tuple(config["std"]))
 
 
 def _create(name: str, weights: str, arm: str, arguments: Mapping[str, Any]) -> Any:
@@ -137,7 +147,8 @@ def replace_head(model: Any, width: int, seed: int) -> None:
 def save_arm(model: nn.Module, path: AnyPath, *, name: str, image_size_px: int, classes: Sequence[str] = ()) -> str:
     """Write an arm as safetensors, whole or not at all, and return the file's SHA-256.
 
-    The metadata (timm name, its arguments as JSON, classes as JSON, image size, mean, std) are enough to rebuild it:
+    The metadata (timm name, its arguments as JSON, classes as JSON, image size, and mean and std of `normalisation`)
+    are enough to rebuild it and to feed it:
     ``timm.create_model(name, checkpoint_path=path, **json.loads(arguments))``.
 
     Args:
@@ -148,12 +159,13 @@ def save_arm(model: nn.Module, path: AnyPath, *, name: str, image_size_px: int, 
         classes: names of the outputs, in order; empty after pretraining.
     """
     arguments = {**model_arguments(name, image_size_px), "num_classes": model.num_classes}
+    constants = normalisation(model)
     metadata = {
         "name": name,
         "arguments": json.dumps(arguments),
         "classes": json.dumps(list(classes)),
         "image_size_px": str(image_size_px),
-        "mean": json.dumps(IMAGENET_MEAN),
-        "std": json.dumps(IMAGENET_STD),
+        "mean": json.dumps(constants.mean),
+        "std": json.dumps(constants.std),
     }
     return write_tensors(path, model.state_dict(), metadata)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from cass_tune.config import ARMS, Trial
-from cass_tune.data.loader import Batches, normalise
+from cass_tune.data.loader import Batches, batch_bounds, normalise_by_arm
 from cass_tune.errors import Collapsed
 from cass_tune.methods import METHODS, Method
 from cass_tune.training.collapse import HealthMonitor
-from cass_tune.training.loop import MeanLoss, Stepper, adam
+from cass_tune.training.loop import MeanLoss, Stepper
+from cass_tune.training.models import normalisation
 from cass_tune.training.rows import epoch_row, peak_memory_gib
 from cass_tune.training.state import State, below
 
@@ -54,13 +55,16 @@ class Pretraining:
         self._after_step = after_step
         self._device = next(arms.parameters()).device
         self._method: Method = METHODS[config.method]
+        self._normalisation = {arm: normalisation(arms[arm]) for arm in ARMS}
         self._stepper = Stepper(
-            [adam(arms[arm].parameters()) for arm in ARMS],
+            {arm: arms[arm] for arm in ARMS},
+            config,
+            epoch_steps=len(batch_bounds(len(positions), config.batch_size, drop_last=True)),
             seed=trial.seed,
             stream="pretrain",
-            schedule=(config.learning_rate, config.min_learning_rate, config.schedule_t_max_steps),
         )
         self._step = 0
+        self._judged = 0
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
@@ -80,22 +84,26 @@ class Pretraining:
         """Where training is: phase, finished epochs, and finished batches of the next one."""
         return {"phase": "pretrain", "epoch": self.epoch, "batch": self._batch}
 
-    def run(self) -> Iterator[dict[str, Any]]:
-        """Yield one row after each epoch that is not finished yet.
+    def run(self, until: int | None = None) -> Iterator[dict[str, Any]]:
+        """Yield one row after each epoch that is not finished yet; call it again to train further.
+
+        Args:
+            until: last epoch, at most the trial's `epochs`, which is the default. Epochs of several calls are the same
+                as those of one.
 
         Raises:
             Collapsed: outputs became constant and `stop_on_collapse` is set.
             DivergedError: the loss is not finite.
         """
-        if self.rows:
-            self._judge(self.rows[-1])
-        while self.epoch < self._config.epochs:
+        last = self._config.epochs if until is None else until
+        self._judge()
+        while self.epoch < last:
             self._started = time.perf_counter()
             row = self._train()
             self.rows.append(row)
             self._begin_epoch()
             yield row
-            self._judge(row)
+            self._judge()
 
     def state(self) -> State:
         """Return everything that `load` needs to go on from here; the tensors are those in use."""
@@ -126,6 +134,7 @@ class Pretraining:
         self._loss = MeanLoss(state.tensors["epoch/loss"].to(self._device), values["images"])
         self.rows = [{**row, "epochs": self._config.epochs} for row in values["rows"]]
         self._step, self._batch, self._seconds = values["step"], values["batch"], values["seconds"]
+        self._judged = 0
 
     def _train(self) -> dict[str, Any]:
         """Train to the end of the epoch and return its row."""
@@ -135,7 +144,9 @@ class Pretraining:
         )
         for batch in batches:
             self._stepper.begin(self._step)
-            value, outputs = self._method.loss(self.arms, normalise(batch.images, self._device))
+            value, outputs = self._method.loss(
+                self.arms, normalise_by_arm(batch.images, self._device, self._normalisation)
+            )
             self._stepper.end(value)
             self._loss.add(value, len(batch.images))
             self._health.add(outputs)
@@ -161,11 +172,14 @@ class Pretraining:
             **health.row(),
         )
 
-    def _judge(self, row: Mapping[str, Any]) -> None:
-        if not row["collapsed"]:
+    def _judge(self) -> None:
+        """Stop, or warn once, when the outputs of the last epoch have collapsed."""
+        if self._judged == self.epoch or not self.rows[-1]["collapsed"]:
             return
+        row = self.rows[-1]
         stds = ", ".join(f"{arm} {row[f'{arm}_feature_std']:.3f}" for arm in ARMS)
         text = f"outputs are nearly constant after epoch {row['epoch']} (feature std {stds}; about 1 is healthy)"
         if self._stop_on_collapse:
             raise Collapsed(f"{text}: collapse")
         logger.warning("%s: collapse", text)
+        self._judged = self.epoch

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from cass_tune.data import pixels as pixels_module
 from cass_tune.data.augmentation import augment
-from cass_tune.data.loader import Batch, Batches, batch_bounds, normalise
+from cass_tune.data.loader import (
+    IMAGENET,
+    Batch,
+    Batches,
+    Normalisation,
+    batch_bounds,
+    normalise,
+    normalise_by_arm,
+)
 from cass_tune.data.phantom import phantom_listing
 from cass_tune.data.pixels import decode, load_pixels
 from cass_tune.randomness import generator
@@ -155,6 +163,24 @@ def test_normalise() -> None:
     found = normalise(images, torch.device("cpu")).flatten().tolist()
     assert found == pytest.approx([-0.485 / 0.229, (1 - 0.456) / 0.224, (0.2 - 0.406) / 0.225], abs=1e-6)
     assert images.flatten().tolist() == [0, 255, 51]
+
+
+HALF = Normalisation(mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 1.0))
+
+
+def test_normalise_with_other_constants() -> None:
+    images = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    assert normalise(images, torch.device("cpu"), HALF).flatten().tolist() == pytest.approx([-1, 2, -0.3], abs=1e-6)
+
+
+def test_arms_with_equal_constants_share_one_tensor() -> None:
+    images = torch.arange(0, 240, 5, dtype=torch.uint8).view(1, 3, 4, 4)
+    cpu = torch.device("cpu")
+    same = normalise_by_arm(images, cpu, {"cnn": IMAGENET, "vit": Normalisation(**vars(IMAGENET))})
+    assert same["cnn"] is same["vit"] and torch.equal(same["cnn"], normalise(images, cpu))
+    own = normalise_by_arm(images, cpu, {"cnn": IMAGENET, "vit": HALF})
+    assert torch.equal(own["cnn"], normalise(images, cpu)) and torch.equal(own["vit"], normalise(images, cpu, HALF))
+    assert images.flatten().tolist() == list(range(0, 240, 5)), "the images themselves stay"
 
 
 def test_cached_pixels_equal_decoded_ones(own_cache: Path) -> None:

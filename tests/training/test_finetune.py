@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -16,8 +17,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from cass_tune.config import ARMS
 from cass_tune.data import loader
 from cass_tune.data.listing import Listing
-from cass_tune.data.loader import Batch, Batches, normalise
+from cass_tune.data.loader import IMAGENET, Batch, Batches, Normalisation, normalise
 from cass_tune.data.splits import Parts
+from cass_tune.presets import RECIPES
 from cass_tune.training import finetune
 from cass_tune.training.finetune import Evaluation, Finetuning
 from cass_tune.training.loop import DivergedError
@@ -25,6 +27,7 @@ from cass_tune.training.losses import focal_loss
 from cass_tune.training.metrics import classification_metrics
 from cass_tune.training.rows import COLUMNS
 from tests import tiny
+from tests.training.pieces import numbers, trained_in_pieces
 
 LISTING = tiny.listing(
     {
@@ -34,6 +37,7 @@ LISTING = tiny.listing(
     }
 )
 PARTS = tiny.parts(LISTING)
+CORRECTED = RECIPES["corrected"]
 WEIGHTS = {"ant": 15 / 12, "bee": 15 / 27, "cow": 15 / 6}
 
 
@@ -342,6 +346,123 @@ def test_finetuning_does_not_depend_on_torchs_generator() -> None:
         list(training.run())
         states.append(tiny.state(training.model))
     assert tiny.same(*states)
+
+
+@pytest.mark.parametrize("kind", ["imagenet", "model"])
+def test_training_and_evaluation_see_the_arms_own_normalisation(kind: str) -> None:
+    """The tiny ViT's timm configuration asks for a mean and a std of a half, not for ImageNet's (D23)."""
+    training = finetuning("vit", {"data.normalisation": kind, "finetune.epochs": 1})
+    constants = IMAGENET if kind == "imagenet" else Normalisation(mean=(0.5,) * 3, std=(0.5,) * 3)
+    seen: list[Tensor] = []
+    training.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    list(training.run())
+    found = training.evaluate(PARTS.test)
+    fresh = Batches(tiny.pixels(LISTING), seed=0, stream="finetune/vit")
+    batches = [
+        *fresh.training(PARTS.labelled, 8, 1, drop_last=False),
+        *fresh.evaluation(PARTS.validation),
+        *fresh.evaluation(PARTS.test),
+    ]
+    assert len(seen) == len(batches) == 5
+    for images, batch in zip(seen, batches, strict=True):
+        assert torch.equal(images, normalise(batch.images, torch.device("cpu"), constants))
+    assert found.outputs.isfinite().all()
+
+
+@pytest.mark.parametrize(("arm", "highest"), [("cnn", 3e-4), ("vit", 1e-4)])
+def test_each_arm_has_its_own_learning_rate(arm: str, highest: float) -> None:
+    """Two steps an epoch: one epoch of warm-up, then a cosine over the other three."""
+    training = finetuning(arm, {"finetune.epochs": 4, **CORRECTED, "finetune.patience": 1})
+    states_offered(training, [0.5, 0.4, 0.3, 0.2])
+    rates = [row["learning_rate"] for row in training.run()]
+    last = 1e-6 + (highest - 1e-6) * (1 + np.cos(np.pi / 6)) / 2
+    assert rates == pytest.approx([highest, last]), "of four epochs, though it stops after the second"
+
+
+def scored(training: Finetuning, scores: Sequence[float]) -> Finetuning:
+    """Give the validation of each epoch its score, whichever object finishes it."""
+    real = training.evaluate
+
+    def evaluate(positions: Sequence[int]) -> Evaluation:
+        found = real(positions)
+        if positions is PARTS.validation and training.epoch < len(scores):
+            found.metrics[training._config.select_by] = scores[training.epoch]
+        return found
+
+    training.evaluate = evaluate  # type: ignore[method-assign]
+    return training
+
+
+@pytest.mark.parametrize(
+    ("patience", "scores", "epochs", "best"),
+    [
+        (0, (0.5, 0.4, 0.3, 0.2, 0.1, 0.6), 6, 6),
+        (1, (0.1, 0.2, 0.2, 0.9, 0.9, 0.9), 3, 2),
+        (2, (0.1, 0.2, 0.2, 0.3, 0.1, 0.2), 6, 4),
+        (2, (0.3, 0.2, 0.3, 0.9, 0.9, 0.9), 3, 1),
+        (3, (0.0, 0.0, 0.0, 0.0, 0.9, 0.9), 4, 1),
+        (6, (0.5, 0.4, 0.3, 0.2, 0.1, 0.0), 6, 1),
+    ],
+)
+def test_finetuning_stops_when_the_best_epoch_is_patience_epochs_ago(
+    patience: int, scores: Sequence[float], epochs: int, best: int
+) -> None:
+    """The published rule compared with the epoch before and never fired (D17); an equal score is no better one."""
+    fields = {"finetune.epochs": 6, "finetune.patience": patience, "finetune.select_by": "macro_f1"}
+    training = finetuning(fields=fields)
+    states = states_offered(training, scores)
+    rows = list(training.run())
+    assert [row["macro_f1"] for row in rows] == list(scores[:epochs])
+    assert {row["epochs"] for row in rows} == {6}
+    assert training.best.epoch == best
+    assert tiny.same(tiny.state(training.model), states[best - 1])
+    assert list(training.run()) == [], "it stays finished"
+
+
+def test_a_stop_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="cass_tune")
+    training = finetuning("vit", {"finetune.epochs": 6, "finetune.patience": 2})
+    list(scored(training, (0.3, 0.2, 0.2, 0.9, 0.9, 0.9)).run())
+    assert "vit: stopped after epoch 3; the best is epoch 1" in caplog.text
+
+
+SCORES = (0.2, 0.4, 0.3, 0.5, 0.5, 0.1, 0.9, 0.9)
+"""With a patience of 2 it stops after the sixth epoch."""
+
+
+@pytest.mark.parametrize("recipe", list(RECIPES.values()), ids=list(RECIPES))
+@pytest.mark.parametrize("steps", [3, 4, 7])
+def test_a_finetuning_interrupted_between_any_two_steps_goes_on_exactly(recipe: Mapping[str, Any], steps: int) -> None:
+    """In the middle of epochs and of evaluations, each of which has two batches."""
+
+    def make() -> Finetuning:
+        return scored(finetuning("vit", {"finetune.epochs": 8, **recipe, "finetune.patience": 2}), SCORES)
+
+    whole = make()
+    list(whole.run())
+    assert (whole.epoch, whole.best.epoch) == (6, 4)
+    training = trained_in_pieces(make, steps)
+    assert numbers(training.rows) == numbers(whole.rows)
+    assert training.best.epoch == 4
+    assert tiny.same(training.state().tensors, whole.state().tensors)
+
+
+@pytest.mark.parametrize("epoch", range(1, 7))
+def test_a_finetuning_goes_on_exactly_from_the_end_of_any_epoch(epoch: int) -> None:
+    """The one at which it is decided to stop, too, and the one before."""
+
+    def make() -> Finetuning:
+        return scored(finetuning("cnn", {"finetune.epochs": 8, **CORRECTED, "finetune.patience": 2}), SCORES)
+
+    whole, first, second = make(), make(), make()
+    list(whole.run())
+    rows = first.run()
+    for _ in range(epoch):
+        next(rows)
+    second.load(first.state().on_cpu())
+    assert len(list(second.run())) == 6 - epoch
+    assert numbers(second.rows) == numbers(whole.rows)
+    assert tiny.same(second.state().tensors, whole.state().tensors)
 
 
 def test_divergence_has_its_own_error() -> None:

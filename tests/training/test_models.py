@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cass_tune.config import ARMS
 from cass_tune.errors import UsageError
-from cass_tune.training.models import build_arm, check_name, model_arguments, replace_head, save_arm
+from cass_tune.training.models import build_arm, check_name, model_arguments, normalisation, replace_head, save_arm
 from cass_tune.weights import weights_identity
 from tests import tiny
 
@@ -205,6 +205,41 @@ def test_new_head_is_a_function_of_its_seed_and_nothing_else_changes(arm: str) -
     assert not torch.equal(heads[0]["weight"], heads[2]["weight"])
     after = model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before if not key.startswith(("fc.", "head.")))
+
+
+HALVES, PUBLISHED = ((0.5, 0.5, 0.5),) * 2, ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "expected"),
+    [
+        ("imagenet", tiny.CNN, PUBLISHED),
+        ("model", tiny.CNN, HALVES),
+        ("imagenet", "test_efficientnet.r160_in1k", PUBLISHED),
+        ("model", "test_efficientnet.r160_in1k", PUBLISHED),
+    ],
+)
+def test_normalisation_is_imagenets_or_that_of_the_models_own_configuration(
+    kind: str, name: str, expected: tuple[tuple[float, ...], ...], tmp_path: Path
+) -> None:
+    """Also with a new head, and in the file of a trained arm; other models of the process keep theirs."""
+    model = build_arm(tiny.trial({"data.normalisation": kind, "pretrain.cnn": name}), "cnn")
+    replace_head(model, 2, 0)
+    found = normalisation(model)
+    assert (found.mean, found.std) == expected
+    save_arm(model, tmp_path / "arm.safetensors", name=name, image_size_px=tiny.SIZE_PX)
+    with safe_open(tmp_path / "arm.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert tuple(tuple(json.loads(metadata[key])) for key in ("mean", "std")) == expected
+    assert normalisation(timm.create_model(tiny.CNN)).mean == (0.5, 0.5, 0.5)
+
+
+def test_normalisation_is_no_part_of_the_network(tmp_path: Path) -> None:
+    assert tiny.same(build("vit", {"data.normalisation": "model"}), build("vit", {}))
+    path = tmp_path / "vit.safetensors"
+    save_file(build("vit", {}), path)
+    model = build_arm(tiny.trial({"data.normalisation": "model", "pretrain.vit_weights": str(path)}), "vit")
+    assert normalisation(model).mean == (0.5, 0.5, 0.5), "starting weights of a file change nothing"
 
 
 @pytest.mark.parametrize("arm", ARMS)

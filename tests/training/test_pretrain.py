@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -14,19 +15,23 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from cass_tune.config import ARMS
 from cass_tune.data.listing import Listing
-from cass_tune.data.loader import Batch, Batches, normalise
+from cass_tune.data.loader import IMAGENET, Batch, Batches, normalise
 from cass_tune.errors import Collapsed
 from cass_tune.methods import METHODS
 from cass_tune.methods.cass import cass_loss
+from cass_tune.presets import RECIPES as NAMED
 from cass_tune.training import collapse
 from cass_tune.training.loop import DivergedError
 from cass_tune.training.pretrain import Pretraining
 from cass_tune.training.rows import COLUMNS
 from tests import tiny
+from tests.training.pieces import numbers, trained_in_pieces
 
 LISTING = tiny.listing({"train": {"cat": 13, "dog": 9}})
 POSITIONS = LISTING.of_split("train")
 Fields = Mapping[str, Any]
+CORRECTED = NAMED["corrected"]
+RECIPES = pytest.mark.parametrize("recipe", list(NAMED.values()), ids=list(NAMED))
 
 
 def pretraining(
@@ -44,13 +49,15 @@ class Recorder:
     def __init__(self, factor: float = 1.0) -> None:
         self.losses: list[float] = []
         self.images: list[Tensor] = []
+        self.seen: list[Mapping[str, Tensor]] = []
         self.factor = factor
 
-    def loss(self, arms: nn.ModuleDict, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs = {arm: arms[arm](images) for arm in ARMS}
+    def loss(self, arms: nn.ModuleDict, images: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs = {arm: arms[arm](images[arm]) for arm in ARMS}
         value = self.factor * cass_loss(outputs["cnn"], outputs["vit"])
         self.losses.append(float(value.detach()))
-        self.images.append(images.clone())
+        self.images.append(images["cnn"].clone())
+        self.seen.append(images)
         return value, outputs
 
 
@@ -167,6 +174,129 @@ def test_pretraining_does_not_depend_on_torchs_generator() -> None:
         list(training.run())
         states.append(tiny.state(training.arms))
     assert tiny.same(*states)
+
+
+OTHER_CNN = "test_efficientnet.r160_in1k"
+"""A network with ImageNet's mean and std in its timm configuration; the ViT's are a half."""
+
+
+def test_both_arms_get_one_tensor_normalised_as_published(recorder: Recorder) -> None:
+    """ImageNet's mean and std, also for a transformer that asks for others (D23)."""
+    training = pretraining()
+    (batch, *_) = training._batches.training(training._positions, 8, 1, drop_last=True)
+    list(training.run())
+    assert all(images["cnn"] is images["vit"] for images in recorder.seen)
+    assert torch.equal(recorder.images[0], normalise(batch.images, torch.device("cpu"), IMAGENET))
+
+
+def test_each_arm_gets_the_same_view_in_its_own_normalisation(recorder: Recorder) -> None:
+    training = pretraining({"data.normalisation": "model", "pretrain.cnn": OTHER_CNN})
+    (batch, *_) = training._batches.training(training._positions, 8, 1, drop_last=True)
+    list(training.run())
+    raw = batch.images.double() / 255
+    assert not torch.equal(recorder.seen[0]["cnn"], recorder.seen[0]["vit"])
+    torch.testing.assert_close(recorder.seen[0]["vit"].double(), raw * 2 - 1, rtol=0, atol=1e-6)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
+    torch.testing.assert_close(recorder.seen[0]["cnn"].double(), (raw - mean) / std, rtol=0, atol=1e-5)
+
+
+def test_arms_with_equal_constants_share_one_tensor(recorder: Recorder) -> None:
+    list(pretraining({"data.normalisation": "model"}).run())
+    assert all(images["cnn"] is images["vit"] for images in recorder.seen)
+    assert -1 <= float(recorder.images[0].min()) < float(recorder.images[0].max()) <= 1
+
+
+def rates(training: Pretraining) -> list[list[float]]:
+    """Return a list that fills with the learning rates of both arms in every step."""
+    found: list[list[float]] = []
+    end = training._stepper.end
+
+    def watched(loss: Tensor) -> None:
+        of_arm = [{group["lr"] for group in o.param_groups} for o in training._stepper._optimisers]
+        assert all(len(values) == 1 for values in of_arm)
+        found.append([value for values in of_arm for value in values])
+        end(loss)
+
+    training._stepper.end = watched  # type: ignore[method-assign]
+    return found
+
+
+def test_each_arm_has_its_own_learning_rate() -> None:
+    """Two steps an epoch: one of warm-up, one constant, one of decay."""
+    training = pretraining({"pretrain.epochs": 3, **CORRECTED, "pretrain.min_learning_rate": 1e-5})
+    found = rates(training)
+    rows = list(training.run())
+    decayed = [1e-5 + (highest - 1e-5) * (1 - 0.5**0.5) for highest in (1e-3, 1e-4)]
+    expected = [[5e-4, 5e-5], *[[1e-3, 1e-4]] * 4, decayed]
+    assert [rate for pair in found for rate in pair] == pytest.approx([rate for pair in expected for rate in pair])
+    assert [row["learning_rate"] for row in rows] == [cnn for cnn, _ in found[1::2]], "that of the CNN"
+
+
+def in_parts(training: Pretraining, ends: Iterable[int | None]) -> list[dict[str, Any]]:
+    return [row for until in ends for row in training.run(until)]
+
+
+@RECIPES
+def test_parts_of_a_run_equal_the_whole(recipe: Fields) -> None:
+    fields = {"pretrain.epochs": 5, **recipe}
+    whole, parts = pretraining(fields), pretraining(fields)
+    expected = list(whole.run())
+    seen = parts.run(2)
+    next(seen)
+    found = [parts.rows[0], *seen]
+    assert (parts.epoch, len(found)) == (2, 2)
+    found += in_parts(parts, (2, 3, None, None, 5))
+    assert numbers(found) == numbers(expected) == numbers(parts.rows)
+    assert tiny.same(parts.state().tensors, whole.state().tensors)
+
+
+def test_a_collapsed_epoch_is_said_once_however_the_run_is_divided(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(collapse, "COLLAPSED_BELOW", 10.0)
+    training = pretraining({"pretrain.epochs": 3})
+    in_parts(training, (1, 1, 3, None))
+    assert re.findall(r"after epoch (\d)", caplog.text) == ["1", "2", "3"]
+
+
+def test_a_row_that_nobody_judged_is_judged_when_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after `load`, and as often as it is tried."""
+    monkeypatch.setattr(collapse, "COLLAPSED_BELOW", 10.0)
+    training = pretraining({"pretrain.epochs": 2}, stop_on_collapse=True)
+    next(training.run(1))
+    other = pretraining({"pretrain.epochs": 2}, stop_on_collapse=True)
+    other.load(training.state().on_cpu())
+    for each in (training, training, other):
+        with pytest.raises(Collapsed, match="after epoch 1"):
+            next(each.run())
+
+
+@RECIPES
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_run_interrupted_between_any_two_steps_goes_on_exactly(recipe: Fields, steps: int) -> None:
+    fields = {"pretrain.epochs": 5, **recipe}
+    whole = pretraining(fields)
+    list(whole.run())
+    training = trained_in_pieces(lambda: pretraining(fields), steps)
+    assert numbers(training.rows) == numbers(whole.rows)
+    assert tiny.same(training.state().tensors, whole.state().tensors)
+
+
+def test_runs_of_different_lengths_share_the_trunk() -> None:
+    """The longer one, taken up where the decay of the shorter one begins, and the other way round."""
+    short, long = ({"pretrain.epochs": epochs, **CORRECTED} for epochs in (4, 7))
+    trained = {}
+    for name, fields in (("short", short), ("long", long)):
+        trained[name] = pretraining(fields)
+        list(trained[name].run())
+    for first, second, then in ((short, long, "long"), (long, short, "short")):
+        training = pretraining(first)
+        list(training.run(3))
+        other = pretraining(second)
+        other.load(training.state().on_cpu())
+        list(other.run())
+        assert numbers(other.rows) == numbers(trained[then].rows)
+        assert tiny.same(other.state().tensors, trained[then].state().tensors)
 
 
 class Quiet(Batches):
