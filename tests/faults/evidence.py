@@ -141,8 +141,8 @@ def seconds_at_risk(results: Results) -> float:
         folder = results.trial(wanted["digest"])
         if folder.is_held():
             stages = [results.stage(segment["stage"]).path for segment in wanted["segments"]]
-            saved = [_saved_at(place) for place in (folder.path, *stages)]
-            ages.append(time.time() - max(saved))
+            saved = max(_saved_at(place) for place in (folder.path, *stages))
+            ages.append(time.time() - saved if saved else 0.0)  # the first attempt is about to begin
     return max(ages)
 
 
