@@ -49,18 +49,18 @@ class Driver:
         """What it has said so far, and what earlier drivers with the same log have."""
         return self.log.read_text(errors="replace")
 
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
         """Return when a condition holds.
 
         Raises:
             TooLate: the driver ended before.
             AssertionError: it takes too long.
         """
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + seconds
         while not condition():
             if self.process.poll() is not None:
                 raise TooLate(what)
-            assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S:.0f} s\n{self.text}"
+            assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s\n{self.text}"
             time.sleep(0.05)
 
     def send(self, number: signal.Signals, *, group: bool = False) -> None:
