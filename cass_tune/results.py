@@ -75,6 +75,11 @@ def read_rows(folder: AnyPath) -> list[Record]:
     return list(rows.values())
 
 
+def _epoch_done(row: Record) -> Record:
+    """Return what a row says of its epoch, however many epochs the trial wanted that it comes from."""
+    return {name: value for name, value in row.items() if name != "epochs"}
+
+
 class Folder:
     """The folder of one trial or one stage.
 
@@ -112,6 +117,10 @@ class Folder:
     def write_environment(self, record: Record) -> None:
         write_json(self.path / "environment.json", record)
 
+    def environment(self) -> Record | None:
+        """Return what the last attempt ran on, or None."""
+        return read_json(self.path / "environment.json")
+
     def row_file(self, attempt: str) -> Lines:
         """Return the attempt's file of epoch rows, one JSON object per line."""
         return Lines(self.epochs / f"{attempt}.jsonl")
@@ -122,8 +131,8 @@ class Folder:
 
     def lost_rows(self, rows: Sequence[Record]) -> list[Record]:
         """Return which of these rows are in no file as they are: a process that was killed had not written them yet."""
-        there = {(row["phase"], row["epoch"]): row for row in self.rows()} if rows else {}
-        return [row for row in rows if there.get((row["phase"], row["epoch"])) != row]
+        there = list(map(_epoch_done, self.rows())) if rows else []
+        return [row for row in rows if _epoch_done(row) not in there]
 
     def weights(self, arm: str) -> AnyPath:
         return self.path / f"{arm}.safetensors"
