@@ -82,5 +82,12 @@ def test_ten_kills_of_what_computes_a_shared_part(tmp_path: Path) -> None:
     assert scene.at_risk_s <= INTERVAL_S + WRITE_S
     stage = the_stage(scene)
     assert stage is not None and stage.ends() == list(SHARED_EPOCHS) and not stage.checkpoints.exists()
+    trials, _ = evidence.parts(scene.results)
+    first, longest = (
+        [attempt for name, folder in trials.items() if f" epochs={epochs} " in name for attempt in folder.attempts()]
+        for epochs in SHARED_EPOCHS
+    )
+    finished = [end["time"] for end in (attempt["ended"] for attempt in longest) if end and end["how"] == "finished"]
+    assert min(attempt["started"] for attempt in first) < min(finished), "it starts when its part is stored"
     alone = evidence.epoch_counts(undisturbed.results)
     assert set(alone.values()) == {1} and sum(epoch[0] == stage.id for epoch in alone) == max(SHARED_EPOCHS)
