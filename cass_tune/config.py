@@ -181,12 +181,13 @@ class Pretrain(Section):
             *("" if getattr(self, arm) else f"--pretrain.{arm} must name a timm model." for arm in ARMS),
             self._at_least("embedding_dim", 2),
             self._one_of("schedule", ("cosine", "wsd", "cosine_to_end")),
-            self._fraction("decay_fraction", below_one=True) or self._trunk_rule(),
             *_training_rules(self),
+            self._fraction("decay_fraction", below_one=True) or self._trunk_rule(),
         ]
 
     def _trunk_rule(self) -> str:
-        if self.schedule != "wsd" or not self.warmup_epochs or self._at_least("epochs", 1) or self.trunk_epochs:
+        has_warmup = not self._at_least("epochs", 1) and 0 < self.warmup_epochs < self.epochs
+        if self.schedule != "wsd" or not has_warmup or self.trunk_epochs:
             return ""
         got = f"{self.decay_fraction} of {flag(type(self), 'epochs')} {self.epochs}"
         return f"{flag(type(self), 'decay_fraction')} must leave an epoch for the warm-up, but got {got}."

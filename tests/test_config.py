@@ -167,6 +167,8 @@ def test_a_decay_leaves_an_epoch_for_the_warm_up() -> None:
     with pytest.raises(UsageError, match=r"--pretrain\.decay-fraction must leave an epoch .* 0\.8 of .* 2"):
         Pretrain(schedule="wsd", epochs=2, warmup_epochs=1, decay_fraction=0.8)
     assert Pretrain(schedule="wsd", epochs=2, warmup_epochs=0, decay_fraction=0.8).trunk_epochs == 0
+    with pytest.raises(UsageError, match=r"^--pretrain\.warmup-epochs must be less than .*$"):
+        Pretrain(schedule="wsd", epochs=1, warmup_epochs=1)
 
 
 @BOTH
