@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.frames import Values, by, first, where
 from analysis.groups import control_axes
-from analysis.published import Row, match
+from analysis.published import METRIC, Row, match
 from analysis.results import column
 from analysis.statistics import Estimate, paired_difference, summarise
 
@@ -34,7 +34,7 @@ def f1_table(frame: pd.DataFrame, axes: list[str], published: Sequence[Row] = ()
     """
     keys = ["arm", "pretrain_method", *(column(axis) for axis in axes if axis != "pretrain.method")]
     rows = [_cell_row(cell, _control_of(frame, cell, axes), keys, published) for cell in by(frame, keys)]
-    table = pd.DataFrame(sorted(rows, key=lambda row: _place(row, keys)))
+    table = pd.DataFrame(sorted(rows, key=lambda row: place(row, keys)))
     return table.astype({name: frame[name].dtype for name in keys})
 
 
@@ -52,10 +52,10 @@ def _cell_row(cell: pd.DataFrame, control: pd.DataFrame, keys: list[str], publis
     row = first(cell)
     return {
         **{name: row[name] for name in (*keys, "model")},
-        **_columns("macro_f1", summarise(cell["macro_f1"])),
-        **_columns("control_macro_f1", summarise(control["macro_f1"])),
-        **_columns("difference", paired_difference(_by_seed(cell), _by_seed(control))),
-        **_columns("micro_f1_at_half", summarise(cell["micro_f1_at_half"])),
+        **columns("macro_f1", summarise(cell["macro_f1"])),
+        **columns("control_macro_f1", summarise(control["macro_f1"])),
+        **columns("difference", paired_difference(_by_seed(cell), _by_seed(control))),
+        **columns("micro_f1_at_half", summarise(cell["micro_f1_at_half"])),
         **_published(row, published),
         "pretrain_seconds": cell["pretrain_seconds"].mean(),
         "finetune_seconds": cell["finetune_seconds"].mean(),
@@ -71,7 +71,8 @@ def _by_seed(rows: pd.DataFrame) -> pd.Series:
     return pd.Series(rows["macro_f1"].to_numpy(), index=rows["seed"].tolist())
 
 
-def _columns(name: str, estimate: Estimate) -> dict[str, float]:
+def columns(name: str, estimate: Estimate) -> dict[str, float]:
+    """Return an estimate as columns of a table; `estimate_of` takes them back."""
     return {f"{name}_{part}": getattr(estimate, part) for part in _PARTS}
 
 
@@ -84,17 +85,21 @@ def estimate_of(row: Values, name: str) -> Estimate:
 
 
 def _published(cell: Values, rows: Sequence[Row]) -> Values:
-    """Return the comparable published value; of several the paper's own, or the first."""
-    found = [item.row for item in match(cell, rows) if item.is_comparable]
-    best = min(found, key=lambda row: row["origin"] != "paper", default={})
+    best = published_beside(cell, rows, METRIC)
     return {f"published_{name}": best.get(name) for name in ("value", "low", "high", "origin", "source")}
 
 
-def _place(row: Values, keys: list[str]) -> tuple[Any, ...]:
+def published_beside(cell: Values, rows: Sequence[Row], metric: str) -> Row:
+    """Return the comparable published row; of several the paper's own, or the first; without any an empty one."""
+    found = [item.row for item in match(cell, rows) if item.is_comparable and item.row["metric"] == metric]
+    return min(found, key=lambda row: row["origin"] != "paper", default={})
+
+
+def place(row: Values, keys: list[str]) -> tuple[Any, ...]:
     """Return where a row stands: by arm, controls last, then by the axes, numbers before text, missing last."""
     values = [row[name] for name in keys if name not in ("arm", "pretrain_method")]
     ranked = [(2, 0) if v is None else (0, v) if isinstance(v, int | float) else (1, v) for v in values]
-    return (row["arm"], row["pretrain_method"] == "none", *ranked, row["pretrain_method"])
+    return (row.get("arm", ""), row["pretrain_method"] == "none", *ranked, row["pretrain_method"])
 
 
 def state_text(row: Values) -> str:

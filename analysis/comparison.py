@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.format import duration, wrap
 from analysis.frames import Values, once, records
-from analysis.published import CELL_COLUMNS, METRIC, Match, Row, describe, match, select
+from analysis.published import CELL_COLUMNS, METRIC, PRETRAIN_TIME, Match, Row, describe, match, select
 
 _KIND = ("arm", "method")
 
@@ -87,8 +87,8 @@ def _line(row: Row) -> str:
     number = f"{row['metric'].replace('_', ' ')} {row['value']:.4g}"
     if row["metric"] == METRIC:
         number = f"micro-F1 {row['value']:.4f}"
-    elif row["metric"] == "pretrain_hours":
-        number = f"pretraining took {duration(row['value'] * 3600)}"
+    elif row["metric"] == PRETRAIN_TIME:
+        number = f"pretraining took {duration(row['value'] * 3600)} on the device of its source"
     void = "VOID, " if row["certainty"] == "void" else ""
     return f"{describe(row)}: {number} [{void}{row['source']}]"
 

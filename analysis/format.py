@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.cells import STATES, estimate_of, state_text
 from analysis.frames import Values, plain, records
 from analysis.results import column
+from analysis.statistics import Estimate
 
 WIDTH = 120
 """Columns of a terminal that the text is made for."""
@@ -66,12 +67,36 @@ def setting(name: str, value: Any) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time in a readable unit, for example ``42 s``, ``3.2 min`` or ``7.2 h``; ``-`` when it is unknown."""
+    """Return a time in a readable unit, for example ``42 s``, ``3.2 min`` or ``-7.2 h``; ``-`` when it is unknown."""
     if seconds is None:
         return "-"
-    size, unit = next((size, unit) for least, size, unit in _UNITS if seconds >= least)
+    size, unit = _unit(seconds)
     value = seconds / size
-    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+    return f"{value:.0f} {unit}" if abs(value) >= 10 else f"{value:.1f} {unit}"
+
+
+def _unit(seconds: float) -> tuple[int, str]:
+    """Return the size of a readable unit in seconds, and its name."""
+    return next((size, unit) for least, size, unit in _UNITS if abs(seconds) >= least)
+
+
+def duration_estimate(estimate: Estimate, *, is_short: bool) -> str:
+    """Return for example ``7.2 +-0.1 h`` or ``7.2 [7.1, 7.3] h``, with one seed ``7.2 h (n=1)``, and ``-`` without any.
+
+    Args:
+        estimate: of seconds.
+        is_short: half the width of the interval instead of its ends.
+    """
+    if estimate.n == 0:
+        return "-"
+    size, unit = _unit(estimate.mean)
+    mean, low, high, half = (
+        f"{seconds / size:.{1 if estimate.mean >= 1 else 2}f}"
+        for seconds in (estimate.mean, estimate.low, estimate.high, estimate.half_width)
+    )
+    if estimate.n == 1:
+        return f"{mean} {unit} (n=1)" if is_short else f"{mean} {unit} (n=1, no interval)"
+    return f"{mean} +-{half} {unit}" if is_short else f"{mean} [{low}, {high}] {unit}"
 
 
 def listing(words: Iterable[str], most: int = 12) -> str:

@@ -5,7 +5,8 @@ published.csv holds what could be seen, and leaves the rest empty. Sources: CASS
 Code, hyper.ai) and from two reproductions that quote it: S0 is github.com/ShineyAji/DLH_CASS, S1 is
 github.com/TonyDeng1997/CASS_UIUC598DLH. The authors' logs are the stored outputs of github.com/pranavsinghps1/CASS;
 DEDL is another repository of the same authors. The paper's F1 is taken as what its code computes: micro-F1 of the
-sigmoids at 0.5. `certainty` says primary (read at its source), secondary (quoted by another), derived or void.
+sigmoids at 0.5. The networks of a time of CASS are those of the same source's F1. `certainty` says primary (read at its
+source), secondary (quoted by another), derived or void.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from analysis.frames import plain
+from cass_tune.config import ARMS
 from cass_tune.errors import UsageError, did_you_mean
 
 Row = dict[str, Any]
 
 METRIC = "micro_f1_at_half"
-"""The only published metric that stands beside a study's numbers."""
+"""The only published score that stands beside a study's numbers."""
+PRETRAIN_TIME = "pretrain_hours"
+"""The published time that does, whatever device it was measured on: few sources name it."""
 
 CELL_COLUMNS = (
-    *("arm", "model", "weights", "listed_train", "listed_validation", "listed_test"),
+    *("arm", "model", "pretrain_cnn", "pretrain_vit", "weights", "listed_train", "listed_validation", "listed_test"),
     *("data_name", "data_image_size_px", "data_label_fraction", "data_pretrain_fraction"),
     *("pretrain_method", "pretrain_epochs", "pretrain_batch_size", "finetune_epochs"),
 )
@@ -139,12 +143,12 @@ def _pairs(cell: Mapping[str, Any], row: Row) -> dict[str, tuple[object, object]
     """Return (here, there) of everything that must agree."""
     method = str(cell["pretrain_method"])
     return {
-        "metric": (METRIC, row["metric"]),
+        "metric": (row["metric"] if row["metric"] == PRETRAIN_TIME else METRIC, row["metric"]),
         "data": (cell["data_name"], row["dataset"]),
         "training images": (cell["listed_train"] + cell["listed_validation"], row["n_train"]),
         "test images": (cell["listed_test"], row["n_test"]),
         "arm": (cell["arm"], row["arm"]),
-        "network": (architecture(cell["model"]), row["model"]),
+        "network": (_network(cell, row), row["model"]),
         "starting weights": (weights_kind(cell["weights"]), row["weights"]),
         "image size in px": (cell["data_image_size_px"], row["image_size_px"]),
         "method": (_METHODS.get(method, method.upper()), row["method"]),
@@ -155,6 +159,12 @@ def _pairs(cell: Mapping[str, Any], row: Row) -> dict[str, tuple[object, object]
         "finetuning epochs of the released code": (cell["finetune_epochs"], _coded_epochs(cell, row)),
         "label fraction": (cell["data_label_fraction"], row["label_fraction"]),
     }
+
+
+def _network(cell: Mapping[str, Any], row: Row) -> str:
+    """Return the cell's network, or those of both arms where the row speaks of both."""
+    names = [cell[f"pretrain_{arm}"] for arm in ARMS] if row["arm"] == "both" else [cell["model"]]
+    return " + ".join(map(architecture, names))
 
 
 def _coded_epochs(cell: Mapping[str, Any], row: Row) -> object:

@@ -79,7 +79,7 @@ def load(study: StudyFolder) -> pd.DataFrame:
     """
     rows = [
         row
-        for order, (age, plan, trial) in enumerate(_wanted(read_plans(study)))
+        for order, (age, plan, trial) in enumerate(wanted_trials(read_plans(study)))
         for row in _rows(study.results, plan, trial, {"plan": age, "order": order})
     ]
     return pd.DataFrame(rows, columns=COLUMNS).astype({name: _DTYPES[kind] for name, kind in _KINDS.items()})
@@ -112,7 +112,7 @@ def study_axes(plans: list[Record]) -> list[str]:
     return list(dict.fromkeys(axis for plan in reversed(plans) for axis in plan["axes"]))
 
 
-def _wanted(plans: list[Record]) -> list[tuple[int, Record, Record]]:
+def wanted_trials(plans: list[Record]) -> list[tuple[int, Record, Record]]:
     """Return (age of the plan, plan, trial) of every trial once, the last asked for first."""
     wanted: dict[str, tuple[int, Record, Record]] = {}
     for age, plan in enumerate(reversed(plans)):

@@ -1,4 +1,4 @@
-"""A study's F1 tables: as text for the terminal, as CSV numbers and as Markdown.
+"""A study's tables, F1 and time: as text for the terminal, as CSV numbers and as Markdown.
 
 Run it with ``python -m analysis.tables STUDY [--results DIR]``.
 """
@@ -6,7 +6,8 @@ Run it with ``python -m analysis.tables STUDY [--results DIR]``.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -14,14 +15,28 @@ from analysis.cells import f1_table
 from analysis.command import run
 from analysis.comparison import comparison
 from analysis.format import aligned, markdown, text_rows, wrap
-from analysis.groups import file_names, split
+from analysis.groups import Group, file_names, split
 from analysis.notes import EXPLANATION, footnotes, group_heading, heading, unfinished
 from analysis.published import select
 from analysis.results import load, read_plans, save, study_axes
+from analysis.spending import spending_table
+from analysis.timing import timing_table
+from analysis.timing_text import (
+    SPENDING,
+    TIMING,
+    device_lines,
+    device_numbers,
+    spending_notes,
+    spending_rows,
+    timing_notes,
+    timing_rows,
+)
 from cass_tune.results import Record, StudyFolder
 from cass_tune.storage import AnyPath, whole_file, write_text
 
-__all__ = ["f1_table", "main", "render", "report"]
+__all__ = ["f1_table", "main", "render", "report", "spending_table", "timing_table"]
+
+Rows = list[list[str]]
 
 
 def render(study: StudyFolder, published: Mapping[str, object] | None = None) -> str:
@@ -31,48 +46,107 @@ def render(study: StudyFolder, published: Mapping[str, object] | None = None) ->
         study: the study's folder.
         published: which published rows lie beside it (`analysis.published.select`).
     """
-    return _render(read_plans(study), load(study), published or {})
+    return _render(_tables(study, load(study), published))
 
 
 def report(study: StudyFolder, published: Mapping[str, object] | None = None) -> str:
     """Write results.parquet, index.csv, the tables and the plot of a study, and return its text."""
     from analysis import plots
 
-    plans, frame = read_plans(study), save(study)
-    written = [*_write(study, plans, frame, published or {}), *plots.draw(study, published or {})]
+    found = _tables(study, save(study), published)
+    written = [*_write(study, found), *plots.draw(study, published or {})]
     folders = dict.fromkeys(str(path.parent) for path in written)
-    return "\n\n".join([_render(plans, frame, published or {}), "\n".join(f"written to {path}" for path in folders)])
+    return "\n\n".join([_render(found), "\n".join(f"written to {path}" for path in folders)])
 
 
-def _render(plans: list[Record], frame: pd.DataFrame, published: Mapping[str, object]) -> str:
-    axes = study_axes(plans)
+@dataclass(frozen=True, kw_only=True)
+class _Tables:
+    """Everything that is shown of a study.
+
+    Args:
+        plans: what was asked for, oldest first.
+        frame: of `analysis.results.load`.
+        axes: of the study.
+        published: which published rows lie beside it.
+        groups: the rows that share a table.
+        f1: a table of each group.
+        timing: a table of each group.
+        spending: the account of the whole study, because groups share pretrainings.
+    """
+
+    plans: list[Record]
+    frame: pd.DataFrame
+    axes: list[str]
+    published: Mapping[str, object]
+    groups: list[Group]
+    f1: list[pd.DataFrame]
+    timing: list[pd.DataFrame]
+    spending: pd.DataFrame
+
+
+def _tables(study: StudyFolder, frame: pd.DataFrame, published: Mapping[str, object] | None) -> _Tables:
+    plans = read_plans(study)
+    axes, beside = study_axes(plans), select(published or {})
     groups = split(frame, axes)
-    blocks = [heading(plans[-1], frame, axes)]
-    for index, group in enumerate(groups):
-        table = f1_table(group.frame, axes, select(published))
-        text = aligned(text_rows(table, axes, is_narrow=True))
-        blocks += [[*group_heading(groups, index), text], footnotes(table, axes)]
-    blocks += [[wrap(EXPLANATION)], unfinished(frame), comparison(frame, published)]
+    return _Tables(
+        plans=plans,
+        frame=frame,
+        axes=axes,
+        published=published or {},
+        groups=groups,
+        f1=[f1_table(group.frame, axes, beside) for group in groups],
+        timing=[timing_table(group.frame, axes, beside) for group in groups],
+        spending=spending_table(study),
+    )
+
+
+def _render(found: _Tables) -> str:
+    blocks = [heading(found.plans[-1], found.frame, found.axes)]
+    for index, table in enumerate(found.f1):
+        text = aligned(text_rows(table, found.axes, is_narrow=True))
+        blocks += [[*group_heading(found.groups, index), text], footnotes(table, found.axes)]
+    blocks += [[wrap(EXPLANATION)], *_time_blocks(found), unfinished(found.frame)]
+    blocks += [comparison(found.frame, found.published)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def _write(
-    study: StudyFolder, plans: list[Record], frame: pd.DataFrame, published: Mapping[str, object]
-) -> list[AnyPath]:
-    """Write every group's table as numbers (CSV) and as text (Markdown)."""
-    axes = study_axes(plans)
-    groups = split(frame, axes)
+def _time_blocks(found: _Tables) -> Iterator[list[str]]:
+    """Yield the timing tables that have a time, the account, and what both mean."""
+    short = device_numbers(*found.timing, found.spending)
+    timed = [(index, table) for index, table in enumerate(found.timing) if sum(table["done"].tolist())]
+    for index, table in timed:
+        head = [*group_heading(found.groups, index), "Time of a trial alone"]
+        yield [*head, aligned(timing_rows(table, found.axes, short)), *timing_notes(table)]
+    if len(found.spending):
+        yield ["Time of the study", aligned(spending_rows(found.spending, short)), *spending_notes(found.spending)]
+        yield [*device_lines(short), *([wrap(TIMING)] if timed else []), wrap(SPENDING)]
+
+
+def _write(study: StudyFolder, found: _Tables) -> list[AnyPath]:
+    """Write every table as numbers (CSV) and as text (Markdown), and return the files."""
+    plan, axes = found.plans[-1], found.axes
+    head = heading(plan, found.frame, axes)
     written = []
-    for index, (group, name) in enumerate(zip(groups, file_names(plans[-1], groups, "f1"), strict=True)):
-        table = f1_table(group.frame, axes, select(published))
-        head = [*heading(plans[-1], frame, axes), *group_heading(groups, index)]
-        notes = [note.replace("*", "\\*").replace("#", "\\#") for note in footnotes(table, axes)]
-        body = markdown(text_rows(table, axes, is_narrow=False))
-        written += [study.tables / f"{name}.csv", study.tables / f"{name}.md"]
-        with whole_file(written[-2]) as temporary:
-            table.to_csv(temporary, index=False)
-        write_text(written[-1], "\n\n".join(["  \n".join(head), body, *notes, EXPLANATION]) + "\n")
-    return written
+    for index, name in enumerate(file_names(plan, found.groups, "f1")):
+        table, own = found.f1[index], [*head, *group_heading(found.groups, index)]
+        rows = text_rows(table, axes, is_narrow=False)
+        written += _write_table(study.tables / name, table, own, rows, [*footnotes(table, axes), EXPLANATION])
+    for index, name in enumerate(file_names(plan, found.groups, "timing")):
+        table, own = found.timing[index], [*head, *group_heading(found.groups, index)]
+        rows = timing_rows(table, axes)
+        written += _write_table(study.tables / name, table, own, rows, [*timing_notes(table), TIMING])
+    (name,) = file_names(plan, found.groups[:1], "spending")
+    notes = [*spending_notes(found.spending), SPENDING]
+    return [*written, *_write_table(study.tables / name, found.spending, head, spending_rows(found.spending), notes)]
+
+
+def _write_table(path: AnyPath, table: pd.DataFrame, head: list[str], rows: Rows, notes: list[str]) -> list[AnyPath]:
+    numbers, text = (path.with_name(f"{path.name}.{kind}") for kind in ("csv", "md"))
+    with whole_file(numbers) as temporary:
+        table.to_csv(temporary, index=False)
+    escaped = [note.replace("*", "\\*").replace("#", "\\#") for note in notes]
+    write_text(text, "\n\n".join(["  \n".join(head), markdown(rows), *escaped]) + "\n")
+    return [numbers, text]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,10 +1,28 @@
-"""How the command line ends: its exit codes, and the last line of a run that was interrupted."""
+"""How the command line ends: its exit codes, and the last line of a run that did not do everything.
+
+A run that starts no more trials because they do not fit into ``--budget-hours`` ends with `FAILED`, although the same
+command goes on with them: whoever runs commands again on other codes would begin a new budget.
+"""
 
 from __future__ import annotations
 
 DONE, FAILED, USAGE, ERROR, AWAY, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 75, 130, 143
 """70 is sysexits' EX_SOFTWARE; 75 is its EX_TEMPFAIL: storage, or Ray, was away or full for too long, and whoever runs
 commands again does so."""
+
+
+def budget_line(left: int, hours: float) -> str:
+    """Return what the user reads last when trials were left for want of time.
+
+    Args:
+        left: trials that were not started, or not again.
+        hours: of ``--budget-hours``.
+    """
+    what = "1 trial was not started, because it" if left == 1 else f"{left} trials were not started, because they"
+    return (
+        f"{what} would not finish within --budget-hours {hours:g}. "
+        "The same command goes on with what is left, with as many hours again."
+    )
 
 
 def last_line(code: int) -> str:

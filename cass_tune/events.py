@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cass_tune.budget import Budget
 from cass_tune.console import Progress
 from cass_tune.notices import Stop
 from cass_tune.overview import failure_line, headline, position_text
@@ -22,6 +23,7 @@ class TrialEvents:
         progress: shows it.
         stop: asked to stop the study when the first trials fail alike.
         finished: called with the identity of every trial that has a result.
+        budget: learns how long trials take.
     """
 
     def __init__(
@@ -29,12 +31,14 @@ class TrialEvents:
         results: Results,
         progress: Progress,
         stop: Stop,
-        finished: Callable[[str], None] = lambda digest: None,
+        finished: Callable[[str], object] = lambda digest: None,
+        budget: Budget | None = None,
     ) -> None:
         self._results = results
         self._progress = progress
         self._stop = stop
         self._finished = finished
+        self._budget = budget
         self._settled: list[Record | None] = []
         self._resumed: set[str] = set()
         self.common_failure: Record | None = None
@@ -45,6 +49,8 @@ class TrialEvents:
         """Take note that a trial starts, for the first time or again."""
         self._progress.start(digest)
         self._resumed.discard(digest)
+        if self._budget:
+            self._budget.started(digest)
 
     def row(self, digest: str, row: Mapping[str, Any]) -> None:
         """Take note of an epoch's row."""
@@ -54,6 +60,8 @@ class TrialEvents:
             if attempts and attempts[-1]["resumed"]:
                 self._progress.resume(digest, position_text(attempts[-1]["resumed"]))
         self._progress.row(digest, row)
+        if self._budget:
+            self._budget.row(digest, row)
 
     def ended(self, digest: str) -> None:
         """Take note that a trial ended by itself; without a result it is still to be run."""
@@ -62,6 +70,8 @@ class TrialEvents:
             self._settled.append(None)
             self._progress.finish(digest, headline(record))
             self._finished(digest)
+            if self._budget:
+                self._budget.ended(digest)
 
     def has_settled(self, digest: str) -> bool:
         """Return whether a trial is done or failed; after an interruption some are not."""

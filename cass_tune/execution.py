@@ -7,34 +7,65 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cass_tune import ending
+from cass_tune.budget import Budget, Gate
 from cass_tune.config import ARMS, Trial
-from cass_tune.console import Console, Progress
+from cass_tune.console import Console, Progress, duration
 from cass_tune.data.listing import Listing
 from cass_tune.environment import commit
 from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
+from cass_tune.estimate import Estimator
 from cass_tune.events import TrialEvents
 from cass_tune.keeping import Keeping
 from cass_tune.notices import Stop, command_source, stopped_by_signals, watched
 from cass_tune.options import Settings
-from cass_tune.overview import work
+from cass_tune.overview import room_lines, time_lines, work
 from cass_tune.plan import Wanted
-from cass_tune.readiness import Readiness
 from cass_tune.results import Record, Results, new_attempt
 from cass_tune.sharing import own_epochs
 from cass_tune.storage import StorageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from cass_tune.probe import Measured
     from cass_tune.trial import RunOptions
 
 
 ROUNDS = 10
 """How often Ray Tune is given the trials that it ended without a result or a failure."""
 ASK_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The trials of a run, and what follows them.
+
+    Args:
+        missing: trials to run, in order.
+        own: epochs of pretraining that each computes itself, by its identity.
+        estimator: judges them.
+        progress: shows them.
+        events: is told what they do.
+        gate: says which may start.
+    """
+
+    missing: Sequence[Wanted]
+    own: Mapping[str, int]
+    estimator: Estimator
+    progress: Progress
+    events: TrialEvents
+    gate: Gate
+
+    def rest(self) -> list[Wanted]:
+        """Return the trials that are neither done nor failed."""
+        return [item for item in self.missing if not self.events.has_settled(str(item.digest))]
 
 
 class Execution:
@@ -59,6 +90,11 @@ class Execution:
         self.stop = Stop()
         self.common_failure: Record | None = None
         self.failed: set[str] = set()
+        self.left = 0
+        """Trials that were not started, because they do not fit into the budget."""
+        self.parameters: dict[tuple[str, int, int], int] = {}
+        """Of the networks that `check` has built, by timm name, image size and width of the output."""
+        self._started = time.monotonic()
         self.known_failures: dict[str, str | None] = {}
 
     def check(self, trials: Sequence[Trial], *, names_alone: bool = False) -> None:
@@ -76,9 +112,16 @@ class Execution:
         problems = _problems(self._check_device, torch.cuda.is_available())
         names_alone = names_alone or bool(problems)
         for trial, arm in _distinct_arms(trials):
-            problems += _problems(_check_name if names_alone else _build, trial, arm)
+            problems += _problems(_check_name if names_alone else self._build, trial, arm)
         if problems:
             raise UsageError(*dict.fromkeys(problems))
+
+    def _build(self, trial: Trial, arm: str) -> None:
+        from cass_tune.training.models import build_arm
+
+        model: nn.Module = build_arm(trial, arm)
+        key = (getattr(trial.pretrain, arm), trial.data.image_size_px, trial.pretrain.embedding_dim)
+        self.parameters[key] = sum(parameter.numel() for parameter in model.parameters())
 
     def _resize_images(self, missing: Sequence[Wanted], listing: Listing) -> None:
         """Fill the cache of pixels once, before several trials would do it side by side."""
@@ -101,36 +144,82 @@ class Execution:
                 "Give --device cpu to do it all the same, or --preset demo for small networks on the same data."
             )
 
-    def run(self, missing: Sequence[Wanted], listing: Listing, *, done: int) -> None:
+    def run(self, missing: Sequence[Wanted], listing: Listing, estimator: Estimator, *, done: int) -> None:
         """Run trials; a failing one leaves the others running.
 
         Args:
             missing: trials to run, in order.
             listing: their data.
+            estimator: has judged them.
             done: trials of the study that are finished already, for the progress.
         """
+        self._say_room(missing, estimator)
         if not self.settings.address:
             self._resize_images(missing, listing)
         self.known_failures = {str(item.digest): self._failure_of(item) for item in missing}
         own = own_epochs(missing, lambda stage: self.results.stage(stage).ends())
-        works = {str(item.digest): work(item, listing, own[str(item.digest)]) for item in missing}
+        works = {w: work(item, estimator.sizes(item.trial), own[w]) for item in missing for w in [str(item.digest)]}
         progress = Progress(self.console, works, finished=done)
-        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(missing))
+        budget = self._budget(missing, estimator)
+        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(missing), budget)
+        run = _Run(
+            missing=missing,
+            own=own,
+            estimator=estimator,
+            progress=progress,
+            events=events,
+            gate=Gate(self.results, budget),
+        )
         try:
             if self.settings.local:
-                with progress.shown():
-                    self._run_here(missing, events)
+                self._run_here(run)
             else:
-                self._run_by_ray(missing, events, progress)
+                self._run_by_ray(run)
         finally:
             self.common_failure, self.failed = events.common_failure, events.failed_digests
+        if budget and self.stop.reason is None:
+            self.left = len(run.rest())
 
-    def _tidy_after(self, missing: Sequence[Wanted]) -> Callable[[str], None]:
+    def _budget(self, missing: Sequence[Wanted], estimator: Estimator) -> Budget | None:
+        hours = self.settings.budget_hours
+        return None if hours is None else Budget(hours, self._started, estimator, self.results, missing)
+
+    def _say_room(self, missing: Sequence[Wanted], estimator: Estimator) -> None:
+        """Say how much room will be taken, if that is known only now that the networks have been built."""
+        if estimator.room(missing) is None:
+            estimator.parameters.update(self.parameters)
+            self.console.say(*room_lines(estimator.room(missing)))
+
+    def _measure(self, run: _Run, device: str, probe: Callable[..., Measured]) -> None:
+        """Measure what is not known of the trials yet, and say what they will take; a failure is only said.
+
+        Args:
+            run: the trials.
+            device: ``cpu`` or ``cuda``.
+            probe: `cass_tune.probe.probe`, here or where trials run.
+        """
+        assumed, run.estimator.device = run.estimator.device, device
+        unknown = run.estimator.unknown_kinds(run.missing, run.own)
+        is_probed = bool(unknown and self.settings.probe_seconds)
+        if is_probed:
+            found = probe(
+                list(unknown.values()),
+                device=device,
+                threads=self.settings.threads,
+                workers=self.settings.workers,
+                limit_s=self.settings.probe_seconds,
+            )
+            run.estimator.measured(found.per_image, f"by a probe of {duration(found.took_s)}")
+            self.console.say(*(f"probe: {text}" for text in found.problems))
+        if is_probed or device != assumed:
+            self.console.say(*time_lines(run.estimator.times(run.missing, run.own), self.settings.price))
+
+    def _tidy_after(self, missing: Sequence[Wanted]) -> Callable[[str], object]:
         """Return what makes room after each trial, where only unfinished ones keep their pretrainings."""
         if self.settings.keep_stages != "unfinished":
             return lambda digest: None
         stages = {str(item.digest): [segment.stage for segment in item.segments] for item in missing}
-        return lambda digest: self.keeping.tidy(stages[digest]) and None
+        return lambda digest: self.keeping.tidy(stages[digest])
 
     def _failure_of(self, item: Wanted) -> str | None:
         """Return the identity of a trial's recorded failure, which this run tries again."""
@@ -157,23 +246,28 @@ class Execution:
             return self.settings.device
         return "cuda" if has_gpu and self.settings.gpus_per_trial != 0 else "cpu"
 
-    def _run_here(self, missing: Sequence[Wanted], events: TrialEvents) -> None:
+    def _run_here(self, run: _Run) -> None:
         """Run trials one after the other, of those that no other process computes always the first in order."""
         import torch
 
-        options = self._options(self._device(torch.cuda.is_available()))
-        is_ready = Readiness(self.results)
-        line = list(missing)
+        from cass_tune.probe import probe
+
+        device = self._device(torch.cuda.is_available())
+        self._measure(run, device, probe)
+        options = self._options(device)
+        line = list(run.missing)
         tries: Counter[str] = Counter()
-        with stopped_by_signals(self.stop) as came:
+        with run.progress.shown(), stopped_by_signals(self.stop) as came:
             while line and self.stop.reason is None:
-                item = next(filter(is_ready, line), None)
+                item = next(filter(run.gate, line), None)
+                if item is None and run.gate.is_closed(line):
+                    break
                 if item is None:
-                    events.waiting()
-                if item is None or not self._try_here(item, options, events, tries):
+                    run.events.waiting()
+                if item is None or not self._try_here(item, options, run.events, tries):
                     time.sleep(ASK_EVERY_S)
                 else:
-                    line = [other for other in line if not events.has_settled(str(other.digest))]
+                    line = run.rest()
         if came and came[0] != signal.SIGINT:
             raise Terminated
 
@@ -209,11 +303,11 @@ class Execution:
             events.ended(digest)
         return True
 
-    def _run_by_ray(self, missing: Sequence[Wanted], events: TrialEvents, progress: Progress) -> None:
+    def _run_by_ray(self, run: _Run) -> None:
         from cass_tune import runner
 
         self.console.say(f"Ray runs the trials; its own records are in {self.results.ray(self.study)}.")
-        with runner.ray_session(self.settings.address, self._ray_is_gone), progress.shown(), self._watched():
+        with runner.ray_session(self.settings.address, self._ray_is_gone), self._watched():
             gpus = runner.cluster_gpus()
             self._refuse_paper_without_gpu(gpus > 0)
             device = self._device(gpus > 0)
@@ -221,23 +315,40 @@ class Execution:
             gpu = float(device == "cuda") if isinstance(asked, str) else asked
             resources = {"cpu": float(self.settings.cpus_per_trial), "gpu": gpu}
             runner.check_resources(resources["cpu"], resources["gpu"])
-            options = self._options(device)
-            rest = list(missing)
-            for _ in range(ROUNDS):
-                runner.run_trials(
-                    rest,
-                    self.results,
-                    options,
-                    study=self.study,
-                    resources=resources,
-                    events=events,
-                    stop=self.stop,
-                    leave=self._leave,
-                    failures=self.known_failures,
-                )
-                rest = [item for item in rest if not events.has_settled(str(item.digest))]
-                if self.stop.reason or not rest:
-                    return
+            self._measure(run, device, self._probe(device, resources))
+            with run.progress.shown():
+                self._rounds(run, resources, self._options(device))
+
+    def _probe(self, device: str, resources: Mapping[str, float]) -> Callable[..., Measured]:
+        """Return what probes where the trials will run: a task of Ray, or this process on the CPU of this machine."""
+        if device == "cpu" and not self.settings.address:
+            from cass_tune.probe import probe
+
+            return probe
+        from cass_tune import runner
+
+        return partial(runner.probe_there, resources=resources)
+
+    def _rounds(self, run: _Run, resources: Mapping[str, float], options: RunOptions) -> None:
+        from cass_tune import runner
+
+        rest = list(run.missing)
+        for _ in range(ROUNDS):
+            runner.run_trials(
+                rest,
+                self.results,
+                options,
+                study=self.study,
+                resources=resources,
+                events=run.events,
+                stop=self.stop,
+                gate=run.gate,
+                leave=self._leave,
+                failures=self.known_failures,
+            )
+            rest = run.rest()
+            if self.stop.reason or not rest or run.gate.is_closed(rest):
+                return
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -269,12 +380,6 @@ def _distinct_arms(trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
             key = (getattr(pretrain, arm), pretrain.weights_of(arm), size, pretrain.embedding_dim)
             found.setdefault(key, (trial, arm))
     return list(found.values())
-
-
-def _build(trial: Trial, arm: str) -> None:
-    from cass_tune.training.models import build_arm
-
-    build_arm(trial, arm)
 
 
 def _check_name(trial: Trial, arm: str) -> None:

@@ -70,6 +70,14 @@ class Settings:
     """How often an error of a trial may be followed by another attempt; lost machines do not count."""
     preemption_command: str | None = None
     """Shell command, run every 5 s where trials run: exit status 0 means that the machine will be taken away."""
+    budget_hours: float | None = None
+    """Hours by the clock, from the start of the command, within which every trial that is started must be able to
+    finish; the others are left for the next time."""
+    price: float | None = None
+    """Price of an hour of one GPU (on the CPU: of this machine), in any currency: the plan then shows the cost."""
+    probe_seconds: float = 60.0
+    """Most seconds that may be spent, before the first trial, on measuring training steps of kinds that have not run
+    here before; 0 measures none."""
 
     def __post_init__(self) -> None:
         problems = [
@@ -82,6 +90,13 @@ class Settings:
             problems.append(
                 f"--checkpoint-every-minutes must be more than 0, but got {self.checkpoint_every_minutes:g}."
             )
+        problems += [
+            f"{option(name)} must be a finite number above 0, but got {value:g}."
+            for name in ("budget_hours", "price")
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf
+        ]
+        if not 0 <= self.probe_seconds < math.inf:
+            problems.append(f"--probe-seconds must be a finite number of at least 0, but got {self.probe_seconds:g}.")
         if self.device == "cuda" and self.gpus_per_trial == 0:
             problems.append("--device cuda needs a GPU or a part of one, but got --gpus-per-trial 0. Use --device cpu.")
         if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):

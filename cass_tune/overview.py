@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cass_tune.config import ARMS
-from cass_tune.console import Work
+from cass_tune.console import Work, duration
 from cass_tune.data.listing import Listing
-from cass_tune.data.splits import split
+from cass_tune.estimate import PUBLISHED, Estimate, Room, Sizes, Time
+from cass_tune.keeping import gigabytes
 from cass_tune.plan import Wanted
-from cass_tune.results import Results
-from cass_tune.sharing import own_epochs
+from cass_tune.sharing import unshared_reason
 
 WARNINGS_SHOWN = 6
+SHARED_SHOWN = 3
 
 
 def headline(record: Mapping[str, Any]) -> str:
@@ -36,22 +38,32 @@ def position_text(position: Mapping[str, Any]) -> str:
 
 
 def plan_lines(
-    wanted: Sequence[Wanted], missing: Sequence[Wanted], results: Results, listing: Listing | None, unchecked: str
+    wanted: Sequence[Wanted],
+    missing: Sequence[Wanted],
+    states: Mapping[str, str],
+    listing: Listing | None,
+    estimate: Estimate | None,
+    *,
+    unchecked: str,
+    price: float | None,
 ) -> list[str]:
-    """Return what the study wants, what is there, and what will run.
+    """Return what the study wants, what is there, what will run, and what that takes.
 
     Args:
         wanted: every trial.
-        missing: those that will run.
-        results: root of all records.
+        missing: those that will run, in order.
+        states: of every trial, by identity.
         listing: the data, or None when they are not on this machine.
+        estimate: of the missing trials; None when something could not be checked.
         unchecked: why something could not be checked, or an empty text.
+        price: of an hour of one device.
     """
     lines = [*_data_lines(listing), _trials_line(wanted)]
-    if unchecked:
-        lines.append(f"finished: unknown. Not checked: {unchecked}")
-    else:
-        lines += [_state_line(wanted, missing, results), _pretraining_line(wanted, missing, results)]
+    if estimate is None:
+        return [*lines, f"finished: unknown. Not checked: {unchecked}"]
+    lines += [_state_line(missing, states), *_pretraining_lines(wanted, missing, estimate)]
+    if missing:
+        lines += [_samples_line(estimate), *time_lines(estimate.times, price), *room_lines(estimate.room)]
     return lines
 
 
@@ -84,48 +96,165 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _state_line(wanted: Sequence[Wanted], missing: Sequence[Wanted], results: Results) -> str:
-    states = [results.trial(str(item.digest)).status() for item in wanted]
+def _state_line(missing: Sequence[Wanted], states: Mapping[str, str]) -> str:
+    found = Counter(states.values())
     counts = ", ".join(
-        f"{states.count(state)} {state}" for state in ("done", "failed", "collapsed", "running") if state in states
+        f"{found[state]} {state}" for state in ("done", "failed", "collapsed", "running") if found[state]
     )
     return f"finished: {counts or 'none'}; to run: {len(missing)}"
 
 
-def _pretraining_line(wanted: Sequence[Wanted], missing: Sequence[Wanted], results: Results) -> str:
-    distinct = {item.segments[0].stage for item in wanted if item.segments}
-    asked = sum(item.trial.pretrain.epochs for item in wanted if item.segments)
-    own = own_epochs(missing, lambda stage: results.stage(stage).ends())
-    return (
-        f"pretraining: {len(distinct)} distinct, {_count(asked, 'epoch')} asked for, "
-        f"{sum(own.values())} to run (what trials have in common is done once)"
-    )
-
-
-def trial_lines(wanted: Sequence[Wanted], results: Results) -> list[str]:
-    """Return one line per trial: identity, state, name."""
-    lines = []
+def _pretraining_lines(wanted: Sequence[Wanted], missing: Sequence[Wanted], estimate: Estimate) -> Iterator[str]:
+    groups: dict[str, list[Wanted]] = defaultdict(list)
     for item in wanted:
-        state = results.trial(item.digest).status() if item.digest else "unknown"
-        lines.append(f"{(item.digest or '?')[:12]:12}  {state:9}  {item.name}")
+        if item.segments:
+            groups[item.segments[0].stage].append(item)
+    asked = sum(item.trial.pretrain.epochs for items in groups.values() for item in items)
+    yield (
+        f"pretraining: {len(groups)} distinct, {_count(asked, 'epoch')} asked for, "
+        f"{sum(estimate.own.values())} to run (what trials have in common is done once)"
+    )
+    if any(estimate.own.values()):
+        there = {segment.stage for item in missing for segment in item.segments}
+        yield from _sharing_lines([items for stage, items in groups.items() if len(items) > 1 and stage in there])
+        reason = unshared_reason(wanted) or _different(list(groups.values()))
+        yield from [f"  note: {reason}"] if reason else []
+
+
+def _sharing_lines(groups: Sequence[Sequence[Wanted]]) -> Iterator[str]:
+    """Yield how each pretraining that several trials need is shared."""
+    for items in groups[:SHARED_SHOWN]:
+        yield f"  {_common_name(items)}: {_ends_text(items)}; {len(items)} trials"
+    if len(groups) > SHARED_SHOWN:
+        yield f"  and {len(groups) - SHARED_SHOWN} more that are shared"
+
+
+def _common_name(items: Sequence[Wanted]) -> str:
+    """Return what the names of all these trials say alike."""
+    words = [item.name.split() for item in items]
+    return " ".join(word for word in words[0] if all(word in others for others in words))
+
+
+def _ends_text(items: Sequence[Wanted]) -> str:
+    """Return for example ``200 epochs, also the ends of 50 and 100``, or how they leave a trunk."""
+    lengths = sorted({item.trial.pretrain.epochs for item in items})
+    decays = sorted({item.segments[-1].end - item.segments[-1].start for item in items if len(item.segments) > 1})
+    if decays:
+        trunk = max(item.segments[0].end for item in items)
+        return f"a trunk of {_count(trunk, 'epoch')}, from which decays of {_and(decays)} lead to {_and(lengths)}"
+    also = f", also the ends of {_and(lengths[:-1])}" if len(lengths) > 1 else ""
+    return f"{_count(lengths[-1], 'epoch')}{also}"
+
+
+def _and(numbers: Sequence[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _different(groups: Sequence[Sequence[Wanted]]) -> str | None:
+    """Return why nothing is shared, if every trial has a pretraining of its own."""
+    if len(groups) < 2 or any(len(items) > 1 for items in groups):
+        return None
+    words = [set(items[0].name.split()) for items in groups]
+    names = dict.fromkeys(word.partition("=")[0] for word in groups[0][0].name.split())
+    varied = [n for n in names if len({word for each in words for word in each if word.startswith(f"{n}=")}) > 1]
+    return f"no two trials have a pretraining in common: they differ in {' and '.join(varied)}"
+
+
+def _samples_line(estimate: Estimate) -> str:
+    saved = f"{estimate.samples_alone / estimate.samples:.2f} times as many" if estimate.samples else ""
+    times = f" ({saved})" if estimate.samples_alone > estimate.samples > 0 else ""
+    return f"samples: {_number(estimate.samples)} to train on, {_number(estimate.samples_alone)} without sharing{times}"
+
+
+def _number(count: int) -> str:
+    return f"{count / 1e6:.4g} M" if count >= 1e6 else f"{count:,}"
+
+
+def time_lines(times: Sequence[Time], price: float | None) -> list[str]:
+    """Return how long devices will be at work and, given a price, what that costs.
+
+    Args:
+        times: one that is measured, or several by published rates, or none.
+        price: of an hour of one device.
+    """
+    if not times:
+        return ["hours: not known before a trial of this kind has run here, or a probe at the start of a run"]
+    if times[0].name:
+        shown = ", ".join(f"{_hours(time)} on a {time.name} ({PUBLISHED[str(time.name)]:g} images/s)" for time in times)
+        lines = [f"hours: at published rates (nothing was measured here) {shown}"]
+    else:
+        lines = [f"hours: {_hours(times[0])}, {times[0].source}"]
+    if times[0].unjudged:
+        lines[0] += f"; at least: of {_count(times[0].unjudged, 'trial')} not everything can be judged"
+    if price is not None:
+        costs = (f"{price * time.hours:.2f}{f' on a {time.name}' if time.name else ''}" for time in times)
+        lines.append(f"cost: about {', '.join(costs)}, at {price:g} per {_UNIT[times[0].device]}-hour")
     return lines
 
 
-def work(item: Wanted, listing: Listing, own_epochs: int) -> Work:
+_UNIT = {"cuda": "GPU", "cpu": "machine"}
+
+
+def _hours(time: Time) -> str:
+    unit = f"{_UNIT[time.device]}-hours"
+    if time.hours < 0.01:
+        return f"less than 0.01 {unit}"
+    hours = f"{time.hours:.2g}" if time.hours < 10 else f"{time.hours:.0f}"
+    exact = f" ({duration(3600 * time.hours)})" if time.hours < 1 else ""
+    return f"about {hours} {unit}{exact}"
+
+
+def room_lines(room: Room | None) -> list[str]:
+    """Return what will be written, what is free, and a warning when that is too little.
+
+    Args:
+        room: what is needed, or None: not known.
+    """
+    if room is None:
+        return ["disk: not known before the networks are built, at the start of a run"]
+    parts = [
+        f"{gigabytes(room.stages)} for {_count(room.ends, 'end')} of pretrainings" if room.ends else "",
+        f"{gigabytes(room.weights)} for finetuned networks" if room.weights else "",
+        f"{gigabytes(room.checkpoints)} of checkpoints per running trial",
+    ]
+    free = "an object store" if room.free is None else f"{gigabytes(room.free)} free"
+    lines = [f"disk: at most {', '.join(filter(None, parts))}; {free}"]
+    if not room.is_enough:
+        lines.append(
+            "warning: this does not fit: make room, or give another --results, --keep-stages unfinished, "
+            "or --keep-weights none"
+        )
+    return lines
+
+
+def trial_lines(wanted: Sequence[Wanted], states: Mapping[str, str]) -> list[str]:
+    """Return one line per trial: identity, state, name.
+
+    Args:
+        wanted: every trial.
+        states: by identity.
+    """
+    return [
+        f"{(item.digest or '?')[:12]:12}  {states[item.digest] if item.digest else 'unknown':9}  {item.name}"
+        for item in wanted
+    ]
+
+
+def work(item: Wanted, sizes: Sizes, own_epochs: int) -> Work:
     """Return a trial's amount of work, counted in images passed forward and backward through one network.
 
     Args:
         item: the trial.
-        listing: its data.
+        sizes: of its parts.
         own_epochs: epochs of pretraining that it computes itself.
     """
     trial = item.trial
-    parts = split(listing, trial.data, trial.seed)
     phases: dict[str, tuple[float, int]] = {}
     shared: dict[str, int] = {}
     if item.segments:
-        phases["pretrain"] = (len(ARMS) * len(parts.pretrain), trial.pretrain.epochs)
+        phases["pretrain"] = (len(ARMS) * sizes.pretrain, trial.pretrain.epochs)
         shared["pretrain"] = trial.pretrain.epochs - own_epochs
     for arm in ARMS:
-        phases[f"finetune_{arm}"] = (len(parts.labelled) + len(parts.validation) / 3, trial.finetune.epochs)
+        phases[f"finetune_{arm}"] = (sizes.labelled + sizes.validation / 3, trial.finetune.epochs)
     return Work(name=item.name, phases=phases, shared=shared)

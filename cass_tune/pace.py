@@ -10,18 +10,35 @@ from typing import Any
 from cass_tune.config import ARMS
 
 Record = Mapping[str, Any]
+Kind = tuple[Any, ...]
+"""What the time that an image takes depends on: phase, image size, networks, batch size."""
 
-_DATA = ("name", "image_size_px")
-_PRETRAIN = ("cnn", "vit", "batch_size")
+PHASES = ("pretrain", *(f"finetune_{arm}" for arm in ARMS))
+
+
+class _Total:
+    """Seconds, and the images passed in them."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images = 0.0
+
+    def add(self, seconds: float, images: float) -> None:
+        self.seconds += seconds
+        self.images += images
+
+    def of(self, images: float) -> float | None:
+        """Return the seconds for so many images, or None before any were passed."""
+        return images * self.seconds / self.images if self.images else None
 
 
 class Pace:
-    """Mean seconds per epoch: of trials alike; otherwise by images, of any trial and phase."""
+    """Seconds per epoch: the mean of epochs alike; otherwise by images, of epochs of the same kind, or of any."""
 
     def __init__(self) -> None:
         self._alike: defaultdict[object, list[float]] = defaultdict(list)
-        self._seconds = 0.0
-        self._images = 0.0
+        self._kinds: defaultdict[Kind, _Total] = defaultdict(_Total)
+        self._all = _Total()
 
     def learn(self, config: Record, counts: Record, rows: Iterable[Record]) -> None:
         """Take in finished epochs.
@@ -32,16 +49,43 @@ class Pace:
             rows: of its epochs.
         """
         for row in rows:
-            self._alike[_kind(config, row["phase"])].append(row["seconds"])
-            self._seconds += row["seconds"]
-            self._images += images_passed(config, counts, row["phase"])
+            phase, seconds = row["phase"], row["seconds"]
+            images = images_passed(config, counts, phase)
+            self._alike[_alike(config, phase)].append(seconds)
+            self._kinds[kind(config, phase)].add(seconds, images)
+            self._all.add(seconds, images)
 
-    def seconds(self, config: Record, counts: Record, phase: str) -> float | None:
-        """Return the expected seconds of an epoch, or None before any was learned; arguments as in `learn`."""
-        alike = self._alike.get(_kind(config, phase))
+    @property
+    def has_learned(self) -> bool:
+        """Whether any epochs were learned."""
+        return self._all.images > 0
+
+    def measured(self, of: Kind, seconds: float, images: float) -> None:
+        """Take in a measurement without epochs.
+
+        Args:
+            of: what was measured.
+            seconds: how long it took.
+            images: passed forward and backward through one network in that time.
+        """
+        self._kinds[of].add(seconds, images)
+
+    def knows(self, config: Record, phase: str) -> bool:
+        """Return whether an epoch of this kind was learned or measured."""
+        return kind(config, phase) in self._kinds
+
+    def of_kind(self, config: Record, counts: Record, phase: str) -> float | None:
+        """Return the expected seconds of an epoch by those of its kind alone, or None; arguments as in `learn`."""
+        alike = self._alike.get(_alike(config, phase))
         if alike:
             return fmean(alike)
-        return images_passed(config, counts, phase) * self._seconds / self._images if self._images else None
+        total = self._kinds.get(kind(config, phase))
+        return total.of(images_passed(config, counts, phase)) if total else None
+
+    def seconds(self, config: Record, counts: Record, phase: str) -> float | None:
+        """Return the expected seconds of an epoch by any, or None before any was learned; arguments as in `learn`."""
+        found = self.of_kind(config, counts, phase)
+        return self._all.of(images_passed(config, counts, phase)) if found is None else found
 
 
 def images_passed(config: Record, counts: Record, phase: str) -> float:
@@ -56,11 +100,16 @@ def images_passed(config: Record, counts: Record, phase: str) -> float:
     return data["label_fraction"] * train + validation / 3
 
 
-def _kind(config: Record, phase: str) -> tuple[Any, ...]:
-    """Return what the time of an epoch depends on."""
-    data = [config["data"][name] for name in _DATA]
+def kind(config: Record, phase: str) -> Kind:
+    """Return the kind of a trial's epochs in a phase."""
+    size, pretrain = config["data"]["image_size_px"], config["pretrain"]
     if phase == "pretrain":
-        settings = [config["pretrain"][name] for name in _PRETRAIN]
-        return (phase, *data, config["data"]["pretrain_fraction"], *settings)
+        return (phase, size, *(pretrain[arm] for arm in ARMS), pretrain["batch_size"])
     arm = phase.removeprefix("finetune_")
-    return (phase, *data, config["data"]["label_fraction"], config["pretrain"][arm], config["finetune"]["batch_size"])
+    return (phase, size, pretrain[arm], config["finetune"]["batch_size"])
+
+
+def _alike(config: Record, phase: str) -> tuple[Any, ...]:
+    """Return what the time of a whole epoch depends on."""
+    share = "pretrain_fraction" if phase == "pretrain" else "label_fraction"
+    return (*kind(config, phase), config["data"]["name"], config["data"][share])

@@ -15,6 +15,7 @@ from cass_tune.console import Console
 from cass_tune.data.listing import Listing
 from cass_tune.ephemeral import ephemeral
 from cass_tune.errors import Terminated, UsageError
+from cass_tune.estimate import Estimate, Estimator, PartSizes, Sizes
 from cass_tune.execution import Execution
 from cass_tune.identity import RESULTS_VERSION, Inputs
 from cass_tune.notices import ended_by_signals
@@ -129,27 +130,38 @@ class _Command:
         unchecked: list[str] = []
         listing: Listing | None = _collect(unchecked, self._listing, trials[0])
         inputs = self._inputs(trials, listing, unchecked)
-        self._refuse(trials, listing, unchecked)
+        estimator = Estimator(self.results, listing, self.settings) if listing else None
+        self._refuse(trials, estimator, unchecked)
         wanted = resolve(trials, inputs)
         redo, stops = self.settings.redo, self.settings.on_collapse == "stop"
         missing = in_order(to_run(wanted, self.results, redo, collapsed_too=not stops))
-        self.console.say(*plan_lines(wanted, missing, self.results, listing, " ".join(unchecked)))
-        if self.settings.dry_run or listing is None:
-            self.console.say(*(f"  {line}" for line in trial_lines(wanted, self.results)), DRY_RUN)
+        states = self._states(wanted)
+        estimate = None if unchecked or not estimator else self._estimate(estimator, wanted, missing, states)
+        why, price = " ".join(unchecked), self.settings.price
+        self.console.say(*plan_lines(wanted, missing, states, listing, estimate, unchecked=why, price=price))
+        if self.settings.dry_run or listing is None or estimator is None:
+            self.console.say(*(f"  {line}" for line in trial_lines(wanted, states)), DRY_RUN)
             return ending.DONE
-        return self._run(wanted, missing, listing)
+        return self._run(wanted, missing, listing, estimator)
 
-    def _refuse(self, trials: Sequence[Trial], listing: Listing | None, unchecked: Sequence[str]) -> None:
+    def _estimate(
+        self, estimator: Estimator, wanted: Sequence[Wanted], missing: Sequence[Wanted], states: Mapping[str, str]
+    ) -> Estimate:
+        if missing:
+            estimator.learn_earlier(wanted, missing, states)
+        return estimator.estimate(missing, wanted)
+
+    def _refuse(self, trials: Sequence[Trial], estimator: Estimator | None, unchecked: Sequence[str]) -> None:
         """Raise every mistake at once; a dry run lives with data and weights that are not on this machine."""
         misfits: list[str] = []
-        if listing is not None:
-            _collect(misfits, check_against_data, trials, listing)
+        if estimator is not None:
+            _collect(misfits, check_against_data, trials, estimator.sizes)
         if misfits or (unchecked and not self.settings.dry_run):
             if not self.settings.dry_run:
                 _collect(misfits, self.execution.check, trials, names_alone=True)
             raise UsageError(*dict.fromkeys([*unchecked, *misfits]))
 
-    def _run(self, wanted: Sequence[Wanted], missing: Sequence[Wanted], listing: Listing) -> int:
+    def _run(self, wanted: Sequence[Wanted], missing: Sequence[Wanted], listing: Listing, estimator: Estimator) -> int:
         self.results.check_writable()
         warning = ephemeral(self.results.root)
         if missing and warning:
@@ -163,7 +175,8 @@ class _Command:
         for item in rest:
             self.results.trial(str(item.digest)).tidy()
         if missing:
-            self.execution.run(missing, listing, done=self._states(rest).count("done"))
+            done = list(self._states(rest).values()).count("done")
+            self.execution.run(missing, listing, estimator, done=done)
         self.console.say(*self.execution.keeping.tidied(wanted_ends(wanted)))
         self.console.say("", self.report(folder, self.study.published).rstrip())
         return self._exit_code(wanted)
@@ -251,13 +264,14 @@ class _Command:
             "trials": [item.record() for item in wanted],
         }
 
-    def _states(self, wanted: Sequence[Wanted]) -> list[str]:
-        return [self.results.trial(str(item.digest)).status() for item in wanted]
+    def _states(self, wanted: Sequence[Wanted]) -> dict[str, str]:
+        """Return the states of trials by their identities; of unknown ones nothing."""
+        return {item.digest: self.results.trial(item.digest).status() for item in wanted if item.digest}
 
     def _exit_code(self, wanted: Sequence[Wanted]) -> int:
         states = [
-            "failed" if state in OPEN and str(item.digest) in self.execution.failed else state
-            for item, state in zip(wanted, self._states(wanted), strict=True)
+            "failed" if state in OPEN and digest in self.execution.failed else state
+            for digest, state in self._states(wanted).items()
         ]
         if self.execution.common_failure:
             self.console.say(
@@ -265,24 +279,29 @@ class _Command:
                 f"too. Mend it and run the same command again. {failure_line(self.execution.common_failure)}"
             )
             return ending.FAILED
+        if self.execution.left:
+            self.console.say(ending.budget_line(self.execution.left, self.settings.budget_hours or 0.0))
+            return ending.FAILED
         if not {*OPEN}.isdisjoint(states):
             self.console.say(ending.last_line(ending.INTERRUPTED))
             return ending.INTERRUPTED
         return ending.DONE if all(state == "done" for state in states) else ending.FAILED
 
 
-def check_against_data(trials: Sequence[Trial], listing: Listing) -> None:
-    """Raise a UsageError with every way in which a trial does not fit the data (a batch larger than the set, ...)."""
-    from cass_tune.data.splits import check_batch, split
+def check_against_data(trials: Sequence[Trial], sizes: PartSizes) -> None:
+    """Raise a UsageError with every way in which a trial does not fit the data (a batch larger than the set, ...).
+
+    Args:
+        trials: to be run.
+        sizes: of their parts.
+    """
+    from cass_tune.data.splits import check_batch
 
     problems: list[str] = []
-    sizes: dict[Any, int] = {}
     for trial in trials:
-        key = (trial.data, trial.seed)
-        if key not in sizes:
-            parts = _collect(problems, split, listing, trial.data, trial.seed)
-            sizes[key] = len(parts.pretrain) if parts else sys.maxsize
-        _collect(problems, check_batch, trial, sizes[key])
+        found: Sizes | None = _collect(problems, sizes, trial)
+        if found:
+            _collect(problems, check_batch, trial, found.pretrain)
     if problems:
         raise UsageError(*dict.fromkeys(problems))
 

@@ -17,6 +17,7 @@ DEFAULTS = {
     "--pretrain.epochs": "2",
     "--finetune.epochs": "2",
     "--seeds": "0",
+    "--probe-seconds": "0",
 }
 
 STUDY = Study(name="small", title="A study for tests", axes={"pretrain.learning_rate": (1e-3, 1e-4)})

@@ -18,17 +18,20 @@ AXES = ("pretrain.batch_size", "data.label_fraction")
 Parse = Callable[..., Given]
 
 OPTIONS = """
---dry-run --status --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights
+--dry-run --status --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights --keep-stages
 --local --address --device --gpus-per-trial --cpus-per-trial --threads --workers
---checkpoint-every-minutes --max-failures --preemption-command
+--checkpoint-every-minutes --max-failures --preemption-command --budget-hours --price --probe-seconds
 --data --data.name --data.root --data.table --data.path-column --data.label-column --data.split-column
 --data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction --data.pretrain-fraction
---data.validation-fraction --data.test-fraction --data.split-seed
+--data.validation-fraction --data.test-fraction --data.split-seed --data.normalisation
 --pretrain.method --pretrain.cnn --pretrain.vit --pretrain.weights --pretrain.cnn-weights --pretrain.vit-weights
 --pretrain.embedding-dim --pretrain.epochs --pretrain.batch-size --pretrain.learning-rate
---pretrain.min-learning-rate --pretrain.schedule-t-max-steps
+--pretrain.vit-learning-rate --pretrain.min-learning-rate --pretrain.schedule --pretrain.schedule-t-max-steps
+--pretrain.warmup-epochs --pretrain.decay-fraction --pretrain.optimiser --pretrain.weight-decay --pretrain.clip-norm
 --finetune.epochs --finetune.batch-size --finetune.learning-rate --finetune.min-learning-rate
---finetune.schedule-t-max-steps --finetune.focal-gamma --finetune.class-weights --finetune.select-by
+--finetune.vit-learning-rate --finetune.schedule --finetune.schedule-t-max-steps --finetune.warmup-epochs
+--finetune.optimiser --finetune.weight-decay --finetune.clip-norm --finetune.focal-gamma --finetune.class-weights
+--finetune.select-by --finetune.patience
 """
 """The surface of the command line, in any order: scripts depend on every one, and none may be added by accident."""
 
@@ -107,6 +110,11 @@ def test_a_field_gets_its_type(read: Parse, line: str, path: str, value: Any) ->
         ("--checkpoint-every-minutes 1", "checkpoint_every_minutes", 1.0),
         ("--max-failures 0", "max_failures", 0),
         ("--preemption-command ./ask", "preemption_command", "./ask"),
+        ("--keep-stages unfinished", "keep_stages", "unfinished"),
+        ("--recipe corrected", "recipe", "corrected"),
+        ("--budget-hours 2", "budget_hours", 2.0),
+        ("--price 0.35", "price", 0.35),
+        ("--probe-seconds 0", "probe_seconds", 0.0),
     ],
 )
 def test_a_setting_gets_its_type(read: Parse, line: str, name: str, value: Any) -> None:
@@ -237,6 +245,13 @@ def test_a_file_that_is_a_folder(problems: Problems, tmp_path: Path) -> None:
         ("--checkpoint-every-minutes 0", ["--checkpoint-every-minutes must be more than 0, but got 0."]),
         ("--checkpoint-every-minutes nan", ["--checkpoint-every-minutes", "nan"]),
         ("--checkpoint-every-minutes inf", ["--checkpoint-every-minutes", "inf"]),
+        ("--budget-hours 0", ["--budget-hours must be a finite number above 0, but got 0."]),
+        ("--budget-hours nan", ["--budget-hours", "nan"]),
+        ("--price -3", ["--price must be a finite number above 0, but got -3."]),
+        ("--price inf", ["--price", "inf"]),
+        ("--price cheap", ["--price takes FLOAT, but got 'cheap'"]),
+        ("--probe-seconds -1", ["--probe-seconds must be a finite number of at least 0, but got -1."]),
+        ("--probe-seconds nan", ["--probe-seconds", "nan"]),
         ("--seeds -1", ["--seeds must be whole numbers of at least 0, but got -1."]),
         ("--seeds", ["--seeds", "none"]),
         ("--seeds 0 1 0", ["--seeds must differ from one another, but got 0 1 0."]),

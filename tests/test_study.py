@@ -16,7 +16,7 @@ from studies.batch_ablation import STUDY
 
 QUICK = (
     "--local --device cpu --pretrain.epochs 1 --finetune.epochs 1 --data.label-fraction 0.05 "
-    "--data.pretrain-fraction 0.1 --seeds 0 --pretrain.batch-size 8"
+    "--data.pretrain-fraction 0.1 --seeds 0 --pretrain.batch-size 8 --probe-seconds 0"
 )
 """One cell and its control in about a second."""
 
@@ -80,10 +80,10 @@ def break_pretraining(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.Monkey
 
     original = Pretraining.run
 
-    def broken(self: Any) -> Iterator[Any]:
+    def broken(self: Any, until: int | None = None) -> Iterator[Any]:
         if self._config.batch_size == 16:
             raise RuntimeError("no luck\nsecond line")
-        yield from original(self)
+        yield from original(self, until)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pretraining, "run", broken)

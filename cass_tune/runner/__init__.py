@@ -1,5 +1,6 @@
 """Running trials by Ray Tune; the only package that imports Ray, and nothing imports it before trials run."""
 
+from cass_tune.runner.probing import probe_there
 from cass_tune.runner.scheduler import StudyScheduler
 from cass_tune.runner.session import check_nodes, check_resources, cluster_gpus, ray_session
 from cass_tune.runner.trainable import trainable
@@ -10,6 +11,7 @@ __all__ = [
     "check_nodes",
     "check_resources",
     "cluster_gpus",
+    "probe_there",
     "ray_session",
     "run_trials",
     "trainable",

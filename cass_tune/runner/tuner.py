@@ -19,9 +19,8 @@ from ray.tune.experiment import Trial
 
 from cass_tune.config import to_json
 from cass_tune.errors import Terminated
-from cass_tune.notices import Stop, stopped_by_signals
+from cass_tune.notices import Source, Stop, every, stopped_by_signals
 from cass_tune.plan import Wanted
-from cass_tune.readiness import Readiness
 from cass_tune.results import Results
 from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.retries import Retries
@@ -30,6 +29,7 @@ from cass_tune.runner.trainable import LEFT, UNSAVED, trainable
 from cass_tune.storage import AnyPath, ObjectPath, StorageError, patience, write_text
 
 if TYPE_CHECKING:
+    from cass_tune.budget import Gate
     from cass_tune.events import TrialEvents
     from cass_tune.trial import RunOptions
 
@@ -50,6 +50,7 @@ def run_trials(
     resources: Mapping[str, float],
     events: TrialEvents,
     stop: Stop,
+    gate: Gate,
     leave: Callable[[bool], None],
     failures: Mapping[str, str | None],
 ) -> None:
@@ -66,6 +67,7 @@ def run_trials(
         resources: ``cpu`` and ``gpu`` of one trial.
         events: told about every start, row and end.
         stop: a request to stop the study.
+        gate: says which trial may start, and when none of those that wait ever will.
         failures: identity of the recorded failure by trial, of those that were there when the command began.
         leave: ends this process when Ray does not answer any more after a stop; told whether SIGTERM came.
 
@@ -84,13 +86,17 @@ def run_trials(
     ]
     trials = _Trials({_key(run): w for run, w in zip(runs, wanted, strict=True)})
     stop_file = results.stop_file(study, options.run)
-    readiness = Readiness(results)
     ask_every_s = ASK_OBJECTS_EVERY_S if isinstance(results.root, ObjectPath) else ASK_EVERY_S
 
     def is_ready(trial: Trial, live: list[Trial]) -> bool:
-        return readiness(trials[trial], [trials[other] for other in live])
+        return gate(trials[trial], [trials[other] for other in live])
 
-    watcher = _Watcher(trials, results, events, Retries(results, options.max_failures), stop, stop_file)
+    def over() -> str | None:
+        waiting = [item for item in wanted if not events.has_settled(str(item.digest))]
+        return "nothing that waits will fit" if gate.is_closed(waiting) else None
+
+    retries = Retries(results, options.max_failures)
+    watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over))
     chosen = {**asdict(options), "stop_file": str(stop_file)}
     tuner = tune.Tuner(
         tune.with_resources(trainable, dict(resources)),
@@ -179,6 +185,7 @@ class _Watcher(Callback):
         retries: Retries,
         stop: Stop,
         stop_file: AnyPath,
+        over: Source,
     ) -> None:
         self._trials = trials
         self._results = results
@@ -186,6 +193,7 @@ class _Watcher(Callback):
         self._retries = retries
         self._stop = stop
         self._stop_file = stop_file
+        self._over = over
         self._deadline: float | None = None
         self._looked = 0.0
         self.has_ended = False
@@ -247,6 +255,8 @@ class _Watcher(Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._look_for_progress(trials)
         if self._stop.reason is None:
+            if not any(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in trials) and self._over():
+                _end(trials)
             return
         if self._deadline is None:
             self._deadline = time.monotonic() + STOP_S
@@ -259,9 +269,7 @@ class _Watcher(Callback):
         running = any(trial.status == Trial.RUNNING for trial in trials)
         if not running or time.monotonic() > self._deadline:
             self._deadline = float("inf")
-            for trial in trials:
-                trial.init_local_path()  # one that never started has none, and Ray's ResultGrid fails on it
-            os.kill(os.getpid(), signal.SIGUSR1)  # Ray Tune's own way to end in good order
+            _end(trials)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self.has_ended = True
@@ -274,6 +282,13 @@ class _Watcher(Callback):
             if trial.status == Trial.RUNNING and self._retries.is_on_last_chance(self._trials[trial]):
                 with _unless_away():
                     self._retries.look_for_progress(trial, self._trials[trial])
+
+
+def _end(trials: Sequence[Trial]) -> None:
+    """Let Ray Tune end in good order."""
+    for trial in trials:
+        trial.init_local_path()  # one that never started has none, and Ray's ResultGrid fails on it
+    os.kill(os.getpid(), signal.SIGUSR1)  # Ray Tune's own way
 
 
 @contextlib.contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from cass_tune.config import ARMS, Data, Finetune, Pretrain, Trial, control, get_field, to_json, with_field
 from cass_tune.identity import Inputs, trial_digest
-from cass_tune.results import Record, Results, StudyFolder
+from cass_tune.results import Record, Results, StudyFolder, TrialFolder
 
 PHANTOM = {
     "train": {"glioma": 60, "meningioma": 60, "notumor": 60, "pituitary": 60},
@@ -57,6 +58,8 @@ class Root:
         self.counts = counts
         self.weights = weights
         self.demo = demo
+        self.segments: dict[Trial, list[Record]] = {}
+        """Where the plan says that a pretraining is stored."""
         self.study: StudyFolder = self.results.study("batch_ablation", "phantom-demo" if demo else "brain_mri-paper")
 
     def digest(self, trial: Trial) -> str:
@@ -93,7 +96,7 @@ class Root:
         if trial.pretrain.method == "none":
             settings = ["control"]
         name = " ".join([*settings, f"seed={trial.seed}"])
-        identity = {"digest": self.digest(trial), "stage": None, "weights": self.weights}
+        identity = {"digest": self.digest(trial), "segments": self.segments.get(trial, []), "weights": self.weights}
         return {**identity, "name": name, "config": to_json(trial)}
 
     def finish(self, trial: Trial, cnn: float | None, vit: float | None = None, **changes: Any) -> None:
@@ -119,7 +122,16 @@ class Root:
         """Record a trial as failed."""
         self._folder(trial).fail(kind, message, "Traceback ...")
 
-    def _folder(self, trial: Trial):
+    def compute(
+        self, work: Trial | str, phase: str, seconds: Iterable[float], *, start: int = 0, attempt: str = "a1"
+    ) -> None:
+        """Record the epochs after ``start`` of a trial, or of the stage with this identity, as computed."""
+        folder = self._folder(work) if isinstance(work, Trial) else self.results.stage(work)
+        with folder.row_file(attempt) as lines:
+            for epoch, value in enumerate(seconds, start + 1):
+                lines.append(json.dumps({"phase": phase, "epoch": epoch, "epochs": 9, "seconds": value}))
+
+    def _folder(self, trial: Trial) -> TrialFolder:
         folder = self.results.trial(self.digest(trial))
         folder.write_config(to_json(trial))
         return folder

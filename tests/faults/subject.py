@@ -24,7 +24,7 @@ EPOCHS = {"pretrain": 10, "finetune_cnn": 8, "finetune_vit": 8}
 OPTIONS = (
     f"--seeds 0 --data.label-fraction 0.3 --data.pretrain-fraction 0.5 --device cpu "
     f"--pretrain.batch-size 8 --pretrain.epochs {EPOCHS['pretrain']} "
-    f"--finetune.batch-size 8 --finetune.epochs {EPOCHS['finetune_cnn']}"
+    f"--finetune.batch-size 8 --finetune.epochs {EPOCHS['finetune_cnn']} --probe-seconds 0"
 ).split()
 SHARED_EPOCHS = (10, 40)
 SHARED_AXES = {"data.label_fraction": (0.1, 0.3), "pretrain.epochs": tuple(10 * epochs for epochs in SHARED_EPOCHS)}

@@ -1,0 +1,439 @@
+"""What the missing trials of a study will take: samples, hours and room, from what is known before they run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cass_tune.config import ARMS, Trial, to_json
+from cass_tune.data.listing import Listing
+from cass_tune.data.splits import split
+from cass_tune.options import Settings
+from cass_tune.pace import PHASES, Kind, Pace, images_passed, kind
+from cass_tune.plan import Wanted
+from cass_tune.results import Folder, Results
+from cass_tune.sharing import own_epochs
+from cass_tune.storage import AnyPath
+
+Judge = Callable[[Mapping[str, Any], str], "float | None"]
+"""Returns the seconds of an epoch of a trial, given as JSON, in a phase, or None: not known."""
+
+PUBLISHED = {"V100": 24.0, "T4": 7.15}
+"""Images per second of the paper's pretraining, both networks at 384 px: a V100 of 16 GB took 190.4 s for an epoch of
+4569 images (Padalkar's reproduction, its notebook), a T4 22 h 12 min for 100 epochs (ShineyAji's reproduction)."""
+PAPER = {"cnn": "resnet50", "vit": "vit_base_patch16_384"}
+PAPER_PX = 384
+SHARE = {"cnn": 0.177, "vit": 0.823}
+"""Each network's share of the operations of that pretraining: 71.39 and 332.23 GFLOP per image."""
+
+PARAMETERS = {
+    "resnet50": 25_557_032,
+    "vit_base_patch16_384": 86_859_496,
+    "test_resnet": 469_688,
+    "test_vit": 371_240,
+}
+"""Parameters, with 1000 outputs, of the networks of the presets."""
+WEIGHT_BYTES, STATE_BYTES = 4, 12
+"""Per parameter: float32; and the same with Adam's two moments, as an end of pretraining and a checkpoint have it."""
+CHECKPOINTS = 2
+"""So many checkpoints a running trial keeps (`cass_tune.checkpoints`)."""
+
+MOST_FOLDERS = 3
+"""So many folders with epochs of one kind are read, at most."""
+MOST_EMPTY = 50
+"""After so many folders without a record the others are not looked at: an object store takes its time for each."""
+
+EARLIER = "by earlier trials of the same kind"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How many images each part of a trial has."""
+
+    pretrain: int
+    labelled: int
+    validation: int
+
+
+class PartSizes:
+    """How many images the parts of trials have; they are split once for all trials with the same data section.
+
+    Args:
+        listing: the data.
+    """
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._known: dict[object, Sizes] = {}
+
+    def __call__(self, trial: Trial) -> Sizes:
+        """Return the sizes of a trial's parts, which its seed does not change.
+
+        Raises:
+            UsageError: a class has no training image left.
+        """
+        if trial.data not in self._known:
+            parts = split(self._listing, trial.data, trial.seed)
+            self._known[trial.data] = Sizes(
+                pretrain=len(parts.pretrain), labelled=len(parts.labelled), validation=len(parts.validation)
+            )
+        return self._known[trial.data]
+
+
+def training_samples(trial: Trial, pretrain_epochs: int, sizes: Sizes) -> int:
+    """Return how many images pass forward and backward through one network; early stopping is not counted.
+
+    Args:
+        trial: both networks are pretrained together, without the last partial batch, then each is finetuned.
+        pretrain_epochs: of these.
+        sizes: of its parts.
+    """
+    batch = trial.pretrain.batch_size
+    pretraining = pretrain_epochs * (sizes.pretrain // batch * batch)
+    return len(ARMS) * (pretraining + trial.finetune.epochs * sizes.labelled)
+
+
+def seconds(
+    config: Mapping[str, Any], counts: Mapping[str, Any], epochs: Mapping[str, int], judge: Judge
+) -> tuple[float, bool]:
+    """Return the seconds of the phases that can be judged, and whether these are all.
+
+    Args:
+        config: the trial as JSON.
+        counts: images in the data by part and class.
+        epochs: that are to be computed, by phase; the tests of a finetuned network belong to its last epoch.
+        judge: knows the seconds of an epoch.
+    """
+    known, is_all = 0.0, True
+    for phase, count in epochs.items():
+        each = judge(config, phase) if count else 0.0
+        if each is None:
+            is_all = False
+        else:
+            known += each * (count + _evaluation(config, counts, phase))
+    return known, is_all
+
+
+def _evaluation(config: Mapping[str, Any], counts: Mapping[str, Any], phase: str) -> float:
+    """Return the time of the last evaluation, on validation and test part, in epochs; a forward pass is 1/3."""
+    if phase == "pretrain":
+        return 0.0
+    epoch = images_passed(config, counts, phase)
+    train, validation, test = (sum(counts.get(part, {}).values()) for part in ("train", "val", "test"))
+    return (test + (validation or config["data"]["validation_fraction"] * train)) / 3 / max(epoch, 1.0)
+
+
+def published(rate: float, counts: Mapping[str, Any]) -> Judge:
+    """Return a judge by a published rate, for the paper's networks at its image size alone.
+
+    Args:
+        rate: images per second of pretraining.
+        counts: images in the data by part and class.
+    """
+
+    def judge(config: Mapping[str, Any], phase: str) -> float | None:
+        networks = {arm: config["pretrain"][arm].partition(".")[0] for arm in ARMS}
+        if networks != PAPER or config["data"]["image_size_px"] != PAPER_PX:
+            return None
+        passed = images_passed(config, counts, phase)
+        return passed / len(ARMS) / rate if phase == "pretrain" else passed * SHARE[_arm(phase)] / rate
+
+    return judge
+
+
+def _arm(phase: str) -> str:
+    return phase.removeprefix("finetune_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Time:
+    """How long devices will be at work.
+
+    Args:
+        hours: of one device.
+        device: ``cuda`` or ``cpu``.
+        source: what it is judged by.
+        unjudged: trials that are not in it, wholly or in part, because nothing like them is known.
+        name: of the device that a published rate is of.
+    """
+
+    hours: float
+    device: str
+    source: str
+    unjudged: int = 0
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What will be written, in bytes at most, and what is free.
+
+    Args:
+        ends: ends of pretrainings that will be stored.
+        stages: their bytes.
+        weights: bytes of the finetuned networks.
+        checkpoints: bytes of one running trial's checkpoints.
+        free: bytes, or None: not known, of an object store.
+    """
+
+    ends: int
+    stages: int
+    weights: int
+    checkpoints: int
+    free: int | None
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether all fits, with one trial running, as far as that is known."""
+        return self.free is None or self.stages + self.weights + self.checkpoints <= self.free
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What trials will take.
+
+    Args:
+        own: epochs of pretraining that each computes itself, by its identity.
+        samples: images that pass forward and backward through a network.
+        samples_alone: the same if nothing were shared and every pretraining began anew.
+        times: one that is measured, or several by published rates, or none: not known.
+        room: on the disk, or None: the networks' sizes are not known.
+    """
+
+    own: Mapping[str, int]
+    samples: int
+    samples_alone: int
+    times: Sequence[Time]
+    room: Room | None
+
+
+class Estimator:
+    """Judges what trials will take, by what is known when it is asked.
+
+    Args:
+        results: root of all records.
+        listing: the data.
+        settings: of the run.
+    """
+
+    def __init__(self, results: Results, listing: Listing, settings: Settings) -> None:
+        self.sizes = PartSizes(listing)
+        self.counts = listing.counts()
+        self.device = "cpu" if settings.device == "cpu" or settings.gpus_per_trial == 0 else "cuda"
+        """On which the trials will run, as far as that is known."""
+        self.parameters: dict[tuple[str, int, int], int] = {}
+        """Of networks that have been built, by timm name, image size and width of the output."""
+        self._results = results
+        self._settings = settings
+        self._paces = {"cpu": Pace(), "cuda": Pace()}
+        self._source = EARLIER
+
+    @property
+    def pace(self) -> Pace:
+        """That of the device on which the trials will run."""
+        return self._paces[self.device]
+
+    def learn_earlier(self, wanted: Sequence[Wanted], missing: Sequence[Wanted], states: Mapping[str, str]) -> None:
+        """Learn from the rows of earlier trials of the same kinds; finished ones first, and no more than needed.
+
+        Without ``--device``, the trials are expected to run where earlier ones did, on a GPU if some did.
+
+        Args:
+            wanted: trials whose rows, and whose pretrainings', may be read.
+            missing: trials that are to be judged.
+            states: of the wanted trials, by identity.
+        """
+        needed = {kind(to_json(item.trial), phase) for item in missing for phase in PHASES}
+        read: Counter[Kind] = Counter()
+        empty = 0
+        for folder, config, phases in self._folders(sorted(wanted, key=lambda w: states[str(w.digest)] != "done")):
+            kinds = {kind(config, phase) for phase in phases} & needed
+            if all(read[each] >= MOST_FOLDERS for each in kinds):
+                continue
+            if empty == MOST_EMPTY:
+                break
+            environment = folder.environment()
+            rows = folder.rows() if environment else []
+            empty += environment is None
+            if environment and rows:
+                device = "cuda" if any(name.startswith("cuda") for name in environment["devices"]) else "cpu"
+                self._paces[device].learn(config, self.counts, rows)
+                read.update(kinds)
+        if self._settings.device == "auto" and not self._paces["cuda"].has_learned and self._paces["cpu"].has_learned:
+            self.device = "cpu"
+
+    def _folders(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Folder, dict[str, Any], Sequence[str]]]:
+        """Yield every folder that may have rows, once, with the trial and the phases of its rows."""
+        seen: set[str] = set()
+        for item in wanted:
+            config = to_json(item.trial)
+            for segment in item.segments:
+                if segment.stage not in seen:
+                    seen.add(segment.stage)
+                    yield self._results.stage(segment.stage), config, PHASES[:1]
+            yield self._results.trial(str(item.digest)), config, PHASES[1:]
+
+    def unknown_kinds(self, missing: Iterable[Wanted], own: Mapping[str, int]) -> dict[Kind, tuple[Trial, str]]:
+        """Return one trial and phase for every kind of epoch that will run and of which none is known.
+
+        Args:
+            missing: trials that will run.
+            own: epochs of pretraining that each computes itself, by its identity.
+        """
+        found: dict[Kind, tuple[Trial, str]] = {}
+        for item in missing:
+            config = to_json(item.trial)
+            for phase in PHASES if own[str(item.digest)] else PHASES[1:]:
+                if not self.pace.knows(config, phase):
+                    found.setdefault(kind(config, phase), (item.trial, phase))
+        return found
+
+    def measured(self, per_image: Mapping[Kind, float], source: str) -> None:
+        """Take in what a probe measured.
+
+        Args:
+            per_image: seconds per image that passes forward and backward through one network, by kind.
+            source: names the probe in the lines for people.
+        """
+        for each, value in per_image.items():
+            self.pace.measured(each, value, 1.0)
+        if per_image:
+            self._source = source
+
+    def judge(self, config: Mapping[str, Any], phase: str) -> float | None:
+        """Return the seconds of an epoch by those of the same kind, or None."""
+        return self.pace.of_kind(config, self.counts, phase)
+
+    def estimate(self, missing: Sequence[Wanted], known: Iterable[Wanted] = ()) -> Estimate:
+        """Return what trials will take.
+
+        Args:
+            missing: trials that will run, in order.
+            known: trials from whose stored pretrainings the size of the networks may be seen.
+        """
+        ends = self._ends(missing)
+        own = own_epochs(missing, lambda stage: ends[stage])
+        sizes = [self.sizes(item.trial) for item in missing]
+        shared, alone = (
+            sum(training_samples(w.trial, epochs(w), size) for w, size in zip(missing, sizes, strict=True))
+            for epochs in (lambda w: own[str(w.digest)], _epochs)
+        )
+        return Estimate(
+            own=own,
+            samples=shared,
+            samples_alone=alone,
+            times=self.times(missing, own),
+            room=self._room(missing, ends, known),
+        )
+
+    def _ends(self, missing: Iterable[Wanted]) -> dict[str, list[int]]:
+        """Return the epochs whose ends are stored, by stage."""
+        stages = {segment.stage for item in missing for segment in item.segments}
+        return {stage: self._results.stage(stage).ends() for stage in stages}
+
+    def times(self, missing: Sequence[Wanted], own: Mapping[str, int]) -> tuple[Time, ...]:
+        """Return how long trials will keep a device at work: see `Estimate.times`.
+
+        Args:
+            missing: trials that will run.
+            own: epochs of pretraining that each computes itself, by its identity.
+        """
+        work = [(to_json(item.trial), _to_compute(item, own[str(item.digest)])) for item in missing]
+        total, unjudged = self._total(work, self.judge)
+        if total:
+            hours = total / 3600 * _part_of_device(self._settings, self.device)
+            return (Time(hours=hours, device=self.device, source=self._source, unjudged=unjudged),)
+        if self.device == "cpu":
+            return ()
+        by_rate = {name: self._total(work, published(rate, self.counts)) for name, rate in PUBLISHED.items()}
+        return tuple(
+            Time(hours=total / 3600, device="cuda", source="published rates", unjudged=unjudged, name=name)
+            for name, (total, unjudged) in by_rate.items()
+            if total
+        )
+
+    def _total(self, work: Sequence[tuple[dict[str, Any], dict[str, int]]], judge: Judge) -> tuple[float, int]:
+        """Return the seconds that can be judged, and how many trials cannot wholly be."""
+        found = [seconds(config, self.counts, epochs, judge) for config, epochs in work]
+        return sum(known for known, _ in found), sum(not is_all for _, is_all in found)
+
+    def room(self, missing: Sequence[Wanted]) -> Room | None:
+        """Return what trials that will run will write, or None where the size of a network is not known."""
+        return self._room(missing, self._ends(missing), ())
+
+    def _room(
+        self, missing: Sequence[Wanted], ends: Mapping[str, Iterable[int]], known: Iterable[Wanted]
+    ) -> Room | None:
+        stored = list(known)
+        counts = {item.digest: self._parameters(item.trial, stored) for item in missing}
+        parameters = {digest: count for digest, count in counts.items() if count is not None}
+        if len(parameters) < len(counts) or not counts:
+            return None
+        new = {
+            (segment.stage, segment.end): parameters[item.digest]
+            for item in missing
+            for segment in item.segments
+            if segment.end not in ends[segment.stage]
+        }
+        keeps = self._settings.keep_weights != "none"
+        return Room(
+            ends=len(new),
+            stages=STATE_BYTES * sum(new.values()),
+            weights=WEIGHT_BYTES * sum(parameters.values()) if keeps else 0,
+            checkpoints=CHECKPOINTS * STATE_BYTES * max(parameters.values()),
+            free=free_bytes(self._results.root),
+        )
+
+    def _parameters(self, trial: Trial, stored: Sequence[Wanted]) -> int | None:
+        """Return the number of parameters of both networks, or None."""
+        size, width = trial.data.image_size_px, trial.pretrain.embedding_dim
+        names = [getattr(trial.pretrain, arm) for arm in ARMS]
+        counts = [self.parameters.get((name, size, width), PARAMETERS.get(name.partition(".")[0])) for name in names]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(ARMS) else self._parameters_stored(trial, stored)
+
+    def _parameters_stored(self, trial: Trial, stored: Sequence[Wanted]) -> int | None:
+        """Return the number by a stored end of a pretraining of the same networks, or None."""
+        for item in stored:
+            if _networks(item.trial) == _networks(trial):
+                for segment in item.segments:
+                    size = self._results.stage(segment.stage).end_bytes(segment.end)
+                    if size:
+                        return size // STATE_BYTES
+        return None
+
+
+def _networks(trial: Trial) -> tuple[object, ...]:
+    pretrain = trial.pretrain
+    return (pretrain.cnn, pretrain.vit, pretrain.embedding_dim, trial.data.image_size_px)
+
+
+def _epochs(item: Wanted) -> int:
+    return item.trial.pretrain.epochs if item.segments else 0
+
+
+def _to_compute(item: Wanted, own: int) -> dict[str, int]:
+    return {"pretrain": own, **dict.fromkeys(PHASES[1:], item.trial.finetune.epochs)}
+
+
+def _part_of_device(settings: Settings, device: str) -> float:
+    """Return which part of a GPU, or of a machine like this one, a trial takes."""
+    if device == "cuda":
+        return 1.0 if isinstance(settings.gpus_per_trial, str) else settings.gpus_per_trial
+    return 1.0 if settings.local else min(1.0, settings.cpus_per_trial / (os.cpu_count() or 1))
+
+
+def free_bytes(root: AnyPath) -> int | None:
+    """Return how much room there is where the results go, or None: in an object store."""
+    if not isinstance(root, Path):
+        return None
+    there = next((folder for folder in (root, *root.parents) if folder.is_dir()), None)
+    try:
+        return shutil.disk_usage(there).free if there else None
+    except OSError:
+        return None
