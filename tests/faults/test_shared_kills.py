@@ -1,4 +1,7 @@
-"""The trial that computes what others share, and the driver, are killed ten times: nothing is lost."""
+"""The trial that computes what others share, and the driver, are killed again and again: nothing is lost.
+
+Three times in CI; CASS_TUNE_TEST_KILLS=10 is the long form.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tests.faults.scenes import INTERVAL_S, Scene
 from tests.faults.subject import SHARED, SHARED_EPOCHS
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
-KILLS = 10
+KILLS = int(os.environ.get("CASS_TUNE_TEST_KILLS", "3"))
 LONGEST_S = 1.5
 
 
@@ -58,7 +61,7 @@ def kill(scene: Scene, driver: Driver, rng: Random, killed: set[int]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_ten_kills_of_what_computes_a_shared_part(tmp_path: Path) -> None:
+def test_kills_of_what_computes_a_shared_part(tmp_path: Path) -> None:
     undisturbed = shared_scene(tmp_path / "undisturbed", Random(0), local=True)
     assert undisturbed.start().end() == 0
     rng = Random(1)
