@@ -93,8 +93,8 @@ def _row(entries: list[Entry]) -> Record:
 def computed(folder: Folder) -> Computed:
     """Return how long every epoch took, each time that it was computed.
 
-    A row that a resumed process wrote again, because the killed one might not have, counts once; a torn line does not
-    count.
+    A row that a resumed process wrote again, because the killed one might not have, counts once, also with another
+    number of epochs in all: that is what its trial wants, not what was computed. A torn line does not count.
     """
     rows: dict[str, Record] = {}
     for line in _lines(folder):
@@ -102,7 +102,7 @@ def computed(folder: Folder) -> Computed:
             row = json.loads(line)
         except ValueError:
             continue
-        text = json.dumps(row, sort_keys=True)
+        text = json.dumps({**row, "epochs": None}, sort_keys=True)
         rows.pop(text, None)  # so that it stands where it was written last: that one the training went on from
         rows[text] = row
     found: Computed = {}

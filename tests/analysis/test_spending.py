@@ -96,6 +96,16 @@ def test_a_line_that_another_attempt_repeats_counts_once_and_a_torn_one_not(tmp_
     assert (row["spent_seconds"], row["repeated_seconds"], row["saved_seconds"]) == (28, 0, 0)
 
 
+def test_a_line_that_is_repeated_for_a_longer_target_counts_once(tmp_path: Path) -> None:
+    root = root_of(tmp_path, TWO)
+    pretrain(root, STAGE, [10, 11])
+    folder = local(root.results.stage(STAGE).epochs)
+    (folder / "a2.jsonl").write_text((folder / "a1.jsonl").read_text().replace('"epochs": 9', '"epochs": 20'))
+    finish(root, TWO, (21, 3, 4), chain((STAGE, 0, 2)))
+    (row,) = account(root)
+    assert (row["spent_seconds"], row["repeated_seconds"]) == (28, 0)
+
+
 def test_the_row_that_was_written_last_is_the_one_that_counts_first(tmp_path: Path) -> None:
     root = root_of(tmp_path, TWO)
     pretrain(root, STAGE, [10, 11])
