@@ -23,7 +23,7 @@ from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
 from cass_tune.estimate import Estimator
 from cass_tune.events import TrialEvents
 from cass_tune.keeping import Keeping
-from cass_tune.notices import Stop, command_source, stopped_by_signals, watched
+from cass_tune.notices import INTERRUPTED, TERMINATED, Stop, command_source, stopped_by_signals, watched
 from cass_tune.options import Settings
 from cass_tune.overview import room_lines, time_lines, work
 from cass_tune.plan import Wanted
@@ -358,7 +358,9 @@ class Execution:
             yield
 
     def _ray_is_gone(self) -> None:
-        """End this process at once, because nothing more can be run."""
+        """End this process at once, because nothing more can be run; after a signal, as one that it came to as well."""
+        if self.stop.reason in (INTERRUPTED, TERMINATED):
+            self._leave(self.stop.reason == TERMINATED)
         self.console.say(
             "error: Ray's own processes have ended. What is saved is kept; the same command goes on from it."
         )

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 COMMAND_EVERY_S = 5.0
 COMMAND_TIMEOUT_S = 10.0
+INTERRUPTED, TERMINATED = "interrupted", "terminated"
+"""Why to stop after SIGINT, and after another signal."""
 
 Source = Callable[[], "str | None"]
 """Returns why to stop, or None."""
@@ -106,7 +108,7 @@ def stopped_by_signals(stop: Stop) -> Iterator[list[int]]:
         came.append(number)
         if came.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
-        stop.request("interrupted" if number == signal.SIGINT else "terminated")
+        stop.request(INTERRUPTED if number == signal.SIGINT else TERMINATED)
 
     with _handled_by(handler):
         for number in _came:
