@@ -202,15 +202,14 @@ class Execution:
         unknown = run.estimator.unknown_kinds(run.missing, run.own)
         is_probed = bool(unknown and self.settings.probe_seconds)
         if is_probed:
-            found = probe(
-                list(unknown.values()),
-                device=device,
-                threads=self.settings.threads,
-                workers=self.settings.workers,
-                limit_s=self.settings.probe_seconds,
-            )
-            run.estimator.measured(found.per_image, f"by a probe of {duration(found.took_s)}")
-            self.console.say(*(f"probe: {text}" for text in found.problems))
+            settings = {name: getattr(self.settings, name) for name in ("threads", "workers")}
+            try:
+                found = probe(list(unknown.values()), device=device, limit_s=self.settings.probe_seconds, **settings)
+            except Exception as error:  # trials can run without it
+                self.console.say(f"probe: {type(error).__name__}: {error}")
+            else:
+                run.estimator.measured(found.per_image, f"by a probe of {duration(found.took_s)}")
+                self.console.say(*(f"probe: {text}" for text in found.problems))
         if is_probed or device != assumed:
             self.console.say(*time_lines(run.estimator.times(run.missing, run.own), self.settings.price))
 

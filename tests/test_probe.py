@@ -118,11 +118,16 @@ class TestInAStudy:
         assert small.run(*line, "--pretrain.batch-size", "4", "--probe-seconds", "60", results=tmp_path) == 0
         assert asked == [1], "the pretraining with another batch size; the control has finetuned these networks"
 
+    @pytest.mark.parametrize("raises", [False, True])
     def test_a_probe_that_fails_stops_nothing(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, raises: bool
     ) -> None:
-        problem = Measured(problems=["OutOfMemoryError: no luck"])
-        monkeypatch.setattr("cass_tune.probe.probe", lambda wanted, **_: problem)
+        def fail(wanted: object, **_: object) -> Measured:
+            if raises:
+                raise torch.OutOfMemoryError("no luck")
+            return Measured(problems=["OutOfMemoryError: no luck"])
+
+        monkeypatch.setattr("cass_tune.probe.probe", fail)
         line = ["--local", "--pretrain.learning-rate", "0.001", "--probe-seconds", "60"]
         assert small.run(*line, results=tmp_path) == 0
         out = capsys.readouterr().out
@@ -158,14 +163,15 @@ class TestByRay:
     def test_a_task_whose_process_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from cass_tune.runner import probe_there, probing
 
-        monkeypatch.setattr(probing, "_task", lambda wanted, options: os._exit(1))
+        monkeypatch.setattr(probing, "_task", lambda wanted, options, until: os._exit(1))
         found = probe_there(KINDS, **ON_CPU, resources={"cpu": 1.0, "gpu": 0.0}, limit_s=60)
         assert found.per_image == {} and len(found.problems) == 1
 
+    @pytest.mark.parametrize("where", [[], ["--address", "auto"]])
     def test_a_study_probes_first_and_says_what_it_takes(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: list[str]
     ) -> None:
-        line = ["--pretrain.learning-rate", "0.001", "--probe-seconds", "60"]
+        line = ["--pretrain.learning-rate", "0.001", "--probe-seconds", "60", *where]
         assert small.run(*line, results=tmp_path) == 0
         lines = capsys.readouterr().out.splitlines()
         (measured,) = (line for line in lines if "by a probe of " in line)
