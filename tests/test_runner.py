@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,10 +21,11 @@ import pytest
 
 from cass_tune.config import Data, Finetune, Pretrain, Trial, to_json
 from cass_tune.errors import UsageError
+from cass_tune.notices import Stop
 from cass_tune.results import Results, TrialFolder
 from cass_tune.runner import check_resources, cluster_gpus, ray_session, trainable
 from cass_tune.runner.session import node_problems
-from cass_tune.training.rows import COLUMNS
+from cass_tune.training.rows import COLUMNS, epoch_row
 from tests import small
 
 pytestmark = pytest.mark.ray
@@ -198,6 +201,30 @@ def _trials(tmp_path: Path) -> dict[str, TrialFolder]:
 def _ends(folder: TrialFolder) -> list[str | None]:
     """Return how each attempt ended, None of those whose process died."""
     return [attempt["ended"] and attempt["ended"]["how"] for attempt in folder.attempts()]
+
+
+def test_a_trial_that_must_leave_does_not_wait_for_a_driver_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("cass_tune.runner.trainable")
+    answers, stop = threading.Event(), Stop()
+    monkeypatch.setattr(module, "PROCESS", stop)
+    monkeypatch.setattr(module, "REPORT_S", 0.5)
+    monkeypatch.setattr(module.tune, "report", lambda row: answers.wait(60))
+    threading.Timer(0.5, stop.request, ["SIGTERM came"]).start()
+    started = time.monotonic()
+    module._report(epoch_row(phase="pretrain"))
+    assert 0.5 <= time.monotonic() - started < 30
+    answers.set()
+
+
+def test_what_ray_tune_raises_reaches_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("cass_tune.runner.trainable")
+
+    def ended(row: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(module.tune, "report", ended)
+    with pytest.raises(SystemExit):
+        module._report(epoch_row(phase="pretrain"))
 
 
 def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +16,7 @@ from ray import tune
 from cass_tune.config import from_json
 from cass_tune.errors import Held, HoldLost, Interrupted
 from cass_tune.identity import Inputs
-from cass_tune.notices import on_signal
+from cass_tune.notices import PROCESS, on_signal
 from cass_tune.results import Results
 from cass_tune.storage import StorageError
 
@@ -22,6 +24,9 @@ FAILED, LEFT, RETRIED, UNSAVED = "failed", "left", "retried", "unsaved"
 """``phase`` of the row that a trial reports before it raises: it failed for good; it left because it was asked to or
 because another process computes it; its error allows another attempt; its records cannot be written. A trial that dies
 reports none."""
+
+
+REPORT_S = 3.0
 
 
 class _Signals:
@@ -40,6 +45,32 @@ def drained() -> str | None:
     return "Ray drains this node" if ray.get_runtime_context().get_node_id() in nodes else None
 
 
+def _report(row: Mapping[str, Any]) -> None:
+    """Report a row to Ray Tune; once this process was asked to stop, wait for its answer for `REPORT_S` alone.
+
+    Tune's driver lets a trial go on after each row. Where a signal ends all processes of a machine, it no longer does,
+    and the trial must still save its state.
+    """
+    from cass_tune.training.rows import for_ray  # brings torch
+
+    values, raised = for_ray(row), list[BaseException]()
+
+    def report() -> None:
+        try:
+            tune.report(values)
+        except BaseException as error:  # SystemExit, too: Tune's way to end a trial
+            raised.append(error)
+
+    thread = threading.Thread(target=report, name="report", daemon=True)
+    thread.start()
+    asked: float | None = None
+    while thread.is_alive() and (asked is None or time.monotonic() - asked < REPORT_S):
+        thread.join(0.2)
+        asked = time.monotonic() if asked is None and PROCESS.reason else asked
+    if raised:
+        raise raised[0]
+
+
 def trainable(config: Mapping[str, Any]) -> None:
     """Run one trial inside Ray Tune and report one row per epoch (`cass_tune.training.rows`, NaN until known).
 
@@ -53,7 +84,7 @@ def trainable(config: Mapping[str, Any]) -> None:
     """
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
-    from cass_tune.training.rows import epoch_row, for_ray
+    from cass_tune.training.rows import epoch_row
     from cass_tune.trial import ANY_FAILURE, RunOptions, is_final, run_trial
 
     run = config["run"]
@@ -64,15 +95,15 @@ def trainable(config: Mapping[str, Any]) -> None:
         known = run.get("failure", ANY_FAILURE)
         rows = run_trial(trial, Results(config["results"]), options, inputs, sources=[drained], known_failure=known)
         for row in rows:
-            tune.report(for_ray(row))
+            _report(row)
     except (Held, HoldLost, Interrupted):
-        tune.report(for_ray(epoch_row(phase=LEFT)))
+        _report(epoch_row(phase=LEFT))
         raise
     except StorageError:
-        tune.report(for_ray(epoch_row(phase=UNSAVED)))
+        _report(epoch_row(phase=UNSAVED))
         raise
     except Exception as error:
-        tune.report(for_ray(epoch_row(phase=FAILED if is_final(error) else RETRIED)))
+        _report(epoch_row(phase=FAILED if is_final(error) else RETRIED))
         raise
 
 
