@@ -42,7 +42,7 @@ FIELDS = {
     "finetune.epochs": 2,
     "finetune.batch_size": 16,
 }
-IMAGES_PER_CLASS = {"train": 400, "test": 25}
+IMAGES_PER_CLASS = {"train": 720, "test": 25}
 LEAST_PASS_S = 3.0
 LEAST_SHARE = 0.85
 """Of the bound's ratio, that the ratio of the times must reach."""
