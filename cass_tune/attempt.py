@@ -14,7 +14,7 @@ from torch import nn
 from cass_tune.checkpoints import Checkpointer, Checkpoints
 from cass_tune.config import Trial, to_json, with_field
 from cass_tune.data.listing import Listing
-from cass_tune.data.loader import Batches
+from cass_tune.data.loader import Batches, Views, one_view
 from cass_tune.data.pixels import Pixels
 from cass_tune.environment import commit, describe
 from cass_tune.errors import HoldLost, Interrupted
@@ -158,7 +158,7 @@ class Attempt:
         """Return what config.json says."""
         return {"trial": to_json(self.trial), "inputs": vars(self.inputs), "results_version": RESULTS_VERSION}
 
-    def batches(self, pixels: Pixels, stream: str) -> Batches:
+    def batches(self, pixels: Pixels, stream: str, views: Views = one_view) -> Batches:
         """Return a loader with a stream of randomness."""
         return Batches(
             pixels,
@@ -166,6 +166,7 @@ class Attempt:
             stream=stream,
             workers=self.options.workers,
             pin_memory=self.device.type == "cuda",
+            views=views,
         )
 
     def blank_arm(self, arm: str) -> nn.Module:

@@ -12,10 +12,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
-from cass_tune.errors import UsageError
+from cass_tune.errors import UsageError, did_you_mean
 
 ARMS = ("cnn", "vit")
 """The two networks of a trial, in the order in which they are finetuned."""
+
+METHODS = ("cass", "dino", "supervised", "none")
+"""Names of the pretraining methods (`cass_tune.methods`)."""
 
 _PLACE: dict[str, Any] = {"identity": False}
 
@@ -131,10 +134,11 @@ class Data(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain(Section):
-    """Self-supervised pretraining of the two arms (CASS, arXiv 2206.04170), or none."""
+    """Pretraining of the two arms: CASS (arXiv 2206.04170), another method, or none."""
 
-    method: Literal["cass", "none"] = "cass"
-    """`cass`, or `none`: the control, which finetunes the starting weights."""
+    method: str = "cass"
+    """`cass`; `dino`: each arm alone, by self-distillation (arXiv 2104.14294); `supervised`: each arm alone, with the
+    labels of all its images; `none`: the control, finetuned from the starting weights; or your own, as module:Class."""
     cnn: str = "resnet50.a1_in1k"
     """timm name of the convolutional arm, with its full tag."""
     vit: str = "vit_base_patch16_384.augreg_in21k_ft_in1k"
@@ -171,19 +175,45 @@ class Pretrain(Section):
     """`adam` (published), or `adamw`: with decoupled weight decay."""
     weight_decay: float = _later(0.0)
     """Weight decay of `adamw`, at least 0, not applied to biases, norms and position embeddings; 0 with `adam`."""
+    weight_decay_end: float | None = _later(None)
+    """Weight decay of the last step, which a cosine from `weight_decay` leads to; without it, it stays the same."""
     clip_norm: float = _later(0.0)
     """Largest norm of an arm's gradient, to which a longer one is scaled; 0: any."""
+    variance_weight: float = _later(0.0)
+    """Weight of a variance term in CASS's loss, at least 0: it keeps the outputs apart (VICReg, arXiv 2105.04906)."""
+    predictor: bool = _later(False)
+    """CASS with a predictor behind each arm and a stopped gradient on the other side (SimSiam, arXiv 2011.10566)."""
 
     def rules(self) -> list[str]:
         """Return one text per rule, empty where it holds."""
         return [
-            self._one_of("method", ("cass", "none")),
+            self._method_rule(),
             *("" if getattr(self, arm) else f"--pretrain.{arm} must name a timm model." for arm in ARMS),
             self._at_least("embedding_dim", 2),
             self._one_of("schedule", ("cosine", "wsd", "cosine_to_end")),
             *_training_rules(self),
             self._fraction("decay_fraction", below_one=True) or self._trunk_rule(),
+            "" if self.weight_decay_end is None else self._not_negative("weight_decay_end"),
+            self._not_negative("variance_weight"),
+            *self._variant_rules(),
         ]
+
+    def _method_rule(self) -> str:
+        module, colon, name = str(self.method).partition(":")
+        is_own = colon and all(part.isidentifier() for part in (*module.split("."), name))
+        if self.method in METHODS or is_own:
+            return ""
+        hint = did_you_mean(str(self.method), METHODS)
+        what = f"{flag(type(self), 'method')} must be one of {METHODS}, or your own as module:Class"
+        return f"{what}, but got {self.method!r}.{hint}"
+
+    def _variant_rules(self) -> list[str]:
+        """Return what is asked for and not a part of this method; a control has none of it, and is not asked."""
+        if self.method in ("cass", "none") or ":" in str(self.method):
+            return []
+        asked = [name for name in ("variance_weight", "predictor") if getattr(self, name)]
+        label = flag(type(self), "method")
+        return [f"{flag(type(self), name)} is a part of {label} cass, not of {self.method}." for name in asked]
 
     def _trunk_rule(self) -> str:
         has_warmup = not self._at_least("epochs", 1) and 0 < self.warmup_epochs < self.epochs
@@ -205,6 +235,52 @@ class Pretrain(Section):
     def weights_of(self, arm: str) -> str:
         """Return the starting weights asked for one arm: ``timm``, ``random`` or a path."""
         return getattr(self, f"{arm}_weights") or self.weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dino(Section):
+    """What `--pretrain.method dino` needs beyond `--pretrain` (arXiv 2104.14294; defaults of the authors' code)."""
+
+    outputs: int = 65536
+    """Outputs of each projection head."""
+    local_crops: int = 8
+    """Small crops of each image beside the two large ones."""
+    local_crop_px: int | None = None
+    """Height and width of the small crops; by default 96/224 of the images' size, rounded to a multiple of 16."""
+    momentum: float = 0.996
+    """Share of itself that the teacher keeps in the first step, at least 0 and at most 1."""
+    momentum_end: float = 1.0
+    """The same in the last step, which a cosine leads to; the same as `momentum` does not depend on the epochs."""
+    teacher_temperature: float = 0.04
+    """Temperature of the teacher's outputs after the warm-up."""
+    teacher_temperature_start: float = 0.04
+    """Temperature of the teacher's outputs in the first epoch."""
+    teacher_warmup_epochs: int = 0
+    """Epochs from `teacher_temperature_start` to `teacher_temperature`, linearly."""
+    student_temperature: float = 0.1
+    """Temperature of the student's outputs."""
+    centre_momentum: float = 0.9
+    """Share of itself that the centre keeps in every step, at least 0 and below 1."""
+    frozen_epochs: int = 1
+    """Epochs in which the last layer of the head stays as it is."""
+
+    def rules(self) -> list[str]:
+        """Return one text per rule, empty where it holds."""
+        temperatures = ("teacher_temperature", "teacher_temperature_start", "student_temperature")
+        return [
+            self._at_least("outputs", 2),
+            self._at_least("local_crops", 0),
+            "" if self.local_crop_px is None else self._at_least("local_crop_px", 8),
+            *(self._share(name) for name in ("momentum", "momentum_end", "centre_momentum")),
+            *(self._positive(name) for name in temperatures),
+            self._at_least("teacher_warmup_epochs", 0),
+            self._at_least("frozen_epochs", 0),
+        ]
+
+    def _share(self, name: str) -> str:
+        value = getattr(self, name)
+        fine = isinstance(value, float) and 0 <= value <= 1
+        return "" if fine else f"{flag(type(self), name)} must be at least 0 and at most 1, but got {value}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,8 +336,8 @@ def _training_rules(section: Pretrain | Finetune) -> list[str]:
     return [
         section._at_least("epochs", 1),
         section._at_least("batch_size", 2),
-        section._positive("learning_rate"),
-        "" if section.vit_learning_rate is None else section._positive("vit_learning_rate"),
+        _rate_rule(section, "learning_rate"),
+        "" if section.vit_learning_rate is None else _rate_rule(section, "vit_learning_rate"),
         section._positive("min_learning_rate"),
         section._at_least("schedule_t_max_steps", 1),
         section._at_least("warmup_epochs", 0) or _warmup_rule(section),
@@ -269,6 +345,11 @@ def _training_rules(section: Pretrain | Finetune) -> list[str]:
         section._not_negative("weight_decay") or _weight_decay_rule(section),
         section._not_negative("clip_norm"),
     ]
+
+
+def _rate_rule(section: Pretrain | Finetune, name: str) -> str:
+    """A pretraining without any learning changes the batch norms' statistics alone: a control (cass_protocol, D22)."""
+    return section._not_negative(name) if isinstance(section, Pretrain) else section._positive(name)
 
 
 def _warmup_rule(section: Pretrain | Finetune) -> str:
@@ -300,6 +381,7 @@ class Trial:
     data: Data = Data()
     pretrain: Pretrain = Pretrain()
     finetune: Finetune = Finetune()
+    dino: Dino = Dino()
     seed: int = 0
     """Replica: drives the labelled subset, the new layers, the order, the augmentation and dropout."""
 
@@ -308,7 +390,7 @@ class Trial:
             raise UsageError(f"--seeds must be whole numbers of at least 0, but got {self.seed!r}.")
 
 
-SECTIONS: dict[str, type[Section]] = {"data": Data, "pretrain": Pretrain, "finetune": Finetune}
+SECTIONS: dict[str, type[Section]] = {"data": Data, "pretrain": Pretrain, "finetune": Finetune, "dino": Dino}
 """The sections of a trial by name, in the order in which the command line lists them."""
 
 

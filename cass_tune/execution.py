@@ -112,14 +112,18 @@ class Execution:
         problems = _problems(self._check_device, torch.cuda.is_available())
         names_alone = names_alone or bool(problems)
         for trial, arm in _distinct_arms(trials):
-            problems += _problems(_check_name if names_alone else self._build, trial, arm)
+            checks = [_check_packages, _check_name] if names_alone else [_check_packages, self._build]
+            problems += [problem for check in checks for problem in _problems(check, trial, arm)]
         if problems:
             raise UsageError(*dict.fromkeys(problems))
 
     def _build(self, trial: Trial, arm: str) -> None:
+        from cass_tune.methods import method_class
         from cass_tune.training.models import build_arm
 
         model: nn.Module = build_arm(trial, arm)
+        if trial.pretrain.method != "none":
+            method_class(trial.pretrain.method).check(trial, arm, model)
         key = (getattr(trial.pretrain, arm), trial.data.image_size_px, trial.pretrain.embedding_dim)
         self.parameters[key] = sum(parameter.numel() for parameter in model.parameters())
 
@@ -378,9 +382,17 @@ def _distinct_arms(trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
     for trial in trials:
         for arm in ARMS:
             pretrain, size = trial.pretrain, trial.data.image_size_px
-            key = (getattr(pretrain, arm), pretrain.weights_of(arm), size, pretrain.embedding_dim)
+            key = (pretrain.method, getattr(pretrain, arm), pretrain.weights_of(arm), size, pretrain.embedding_dim)
             found.setdefault(key, (trial, arm))
     return list(found.values())
+
+
+def _check_packages(trial: Trial, arm: str) -> None:
+    """Raise a UsageError when the method needs a package that is not installed."""
+    from cass_tune.methods import method_class
+
+    if trial.pretrain.method != "none":
+        method_class(trial.pretrain.method).check(trial, arm, None)
 
 
 def _check_name(trial: Trial, arm: str) -> None:

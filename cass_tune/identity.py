@@ -73,9 +73,11 @@ def _pretrain_fields(trial: Trial, inputs: Inputs) -> dict[str, Any]:
 
 def matters(trial: Trial, path: str) -> bool:
     """Return whether the field at ``"section.field"`` can change this trial's numbers (a control has no batch size)."""
+    section, _, name = path.rpartition(".")
+    if section == "dino":
+        return trial.pretrain.method == "dino"
     if trial.pretrain.method != "none":
         return True
-    section, _, name = path.rpartition(".")
     return name in _CONTROL_PRETRAIN if section == "pretrain" else name not in _PRETRAIN_DATA
 
 
@@ -92,10 +94,16 @@ def trial_digest(trial: Trial, inputs: Inputs) -> str:
             "results_version": RESULTS_VERSION,
             "data": _data_fields(trial, inputs),
             "pretrain": _pretrain_fields(trial, inputs),
+            **_method_fields(trial),
             "finetune": _hashed_fields(trial.finetune),
             "seed": trial.seed,
         }
     )
+
+
+def _method_fields(trial: Trial) -> dict[str, Any]:
+    """Return the section of the trial's own method, for those that have one."""
+    return {"dino": _hashed_fields(trial.dino)} if trial.pretrain.method == "dino" else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +132,32 @@ def segments(trial: Trial, inputs: Inputs) -> tuple[Segment, ...]:
     pretrain = trial.pretrain
     if pretrain.method == "none":
         return ()
-    if pretrain.schedule == "cosine":
+    is_apart = why_apart(trial) is not None
+    if pretrain.schedule == "cosine" and not is_apart:
         return (Segment(stage=_stage(trial, inputs, without=("epochs",)), start=0, end=pretrain.epochs),)
-    start = pretrain.trunk_epochs if pretrain.schedule == "wsd" else 0
+    start = 0 if is_apart else pretrain.trunk_epochs
     last = Segment(stage=_stage(trial, inputs), start=start, end=pretrain.epochs)
     if not start:
         return (last,)
     return (Segment(stage=_stage(trial, inputs, without=("epochs", "decay_fraction")), start=0, end=start), last)
+
+
+def why_apart(trial: Trial) -> str | None:
+    """Return what depends on the number of pretraining epochs from the first step on, so that runs share nothing."""
+    pretrain = trial.pretrain
+    if pretrain.method == "none":
+        return None
+    if pretrain.schedule == "cosine_to_end":
+        return "the learning rate of --pretrain.schedule cosine_to_end (cosine and wsd share)"
+    if pretrain.weight_decay_end is not None:
+        return "the weight decay that --pretrain.weight-decay-end leads to"
+    if pretrain.method == "dino" and trial.dino.momentum_end != trial.dino.momentum:
+        return "the momentum that --dino.momentum-end leads to"
+    if ":" in pretrain.method:
+        from cass_tune.methods import method_class  # brings torch
+
+        return f"{pretrain.method}, as it says," if method_class(pretrain.method).knows_epochs else None
+    return None
 
 
 def _stage(trial: Trial, inputs: Inputs, without: Collection[str] = ()) -> str:
@@ -140,6 +167,7 @@ def _stage(trial: Trial, inputs: Inputs, without: Collection[str] = ()) -> str:
             "results_version": RESULTS_VERSION,
             "data": {name: value for name, value in data.items() if name not in _LABEL_DATA},
             "pretrain": {name: value for name, value in pretrain.items() if name not in without},
+            **_method_fields(trial),
             "seed": trial.seed,
         }
     )

@@ -11,7 +11,7 @@ from cass_tune.config import ARMS
 
 Record = Mapping[str, Any]
 Kind = tuple[Any, ...]
-"""What the time that an image takes depends on: phase, image size, networks, batch size."""
+"""What the time that an image takes depends on: phase, image size, networks, batch size, and the method."""
 
 PHASES = ("pretrain", *(f"finetune_{arm}" for arm in ARMS))
 
@@ -104,7 +104,7 @@ def kind(config: Record, phase: str) -> Kind:
     """Return the kind of a trial's epochs in a phase."""
     size, pretrain = config["data"]["image_size_px"], config["pretrain"]
     if phase == "pretrain":
-        return (phase, size, *(pretrain[arm] for arm in ARMS), pretrain["batch_size"])
+        return (phase, size, *(pretrain[arm] for arm in ARMS), pretrain["batch_size"], pretrain["method"])
     arm = phase.removeprefix("finetune_")
     return (phase, size, pretrain[arm], config["finetune"]["batch_size"])
 

@@ -21,6 +21,7 @@ from cass_tune.data.splits import Parts
 from cass_tune.errors import Collapsed
 from cass_tune.identity import Segment, segments
 from cass_tune.leases import Lease
+from cass_tune.methods import method_class
 from cass_tune.results import Record, StageFolder
 from cass_tune.storage import StorageError, patience, patiently
 from cass_tune.training.models import build_arm
@@ -193,12 +194,12 @@ class _PretrainSteps:
 
     def _begin(self, found: State | None) -> Iterator[Record]:
         """Build the training, at a state or at its start; yield the rows of the epochs before."""
-        attempt = self._attempt
+        attempt, method = self._attempt, self._attempt.trial.pretrain.method
         arms = {arm: attempt.blank_arm(arm) if found else build_arm(attempt.trial, arm) for arm in ARMS}
         self._training = Pretraining(
             attempt.trial,
             nn.ModuleDict({arm: model.to(attempt.device) for arm, model in arms.items()}),
-            attempt.batches(self._pixels, "pretrain"),
+            attempt.batches(self._pixels, "pretrain", method_class(method).views(attempt.trial)),
             self._parts.pretrain,
             stop_on_collapse=attempt.options.on_collapse == "stop",
             after_step=attempt.between_steps,

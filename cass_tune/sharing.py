@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from cass_tune.identity import Segment
+from cass_tune.identity import Segment, why_apart
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
 
@@ -96,13 +96,13 @@ def _compute(
 
 def unshared_reason(items: Iterable[Wanted]) -> str | None:
     """Return why pretrainings that differ only in their number of epochs share nothing, if some do, or None."""
-    epochs: dict[object, set[int]] = defaultdict(set)
+    epochs: dict[tuple[int, str, str], set[int]] = defaultdict(set)
     for item in items:
-        if item.trial.pretrain.schedule == "cosine_to_end":
-            epochs[item.trial.seed].add(_epochs(item))
-    if not any(len(found) > 1 for found in epochs.values()):
+        reason = why_apart(item.trial)
+        if reason:
+            epochs[item.trial.seed, item.trial.pretrain.method, reason].add(_epochs(item))
+    reasons = dict.fromkeys(reason for (*_, reason), found in epochs.items() if len(found) > 1)
+    if not reasons:
         return None
-    return (
-        "pretrainings of different lengths share nothing: the learning rate of --pretrain.schedule cosine_to_end "
-        "depends on the number of epochs from the first step on (cosine and wsd share)"
-    )
+    what = "; ".join(f"{reason} depends on the number of epochs from the first step on" for reason in reasons)
+    return f"pretrainings of different lengths share nothing: {what}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ from cass_tune.data.pixels import Pixels
 from cass_tune.randomness import generator
 
 EVALUATION_BATCH = 64
+
+Views: TypeAlias = Callable[[np.ndarray, np.random.Generator], Sequence[np.ndarray]]
+"""Returns the views of an image (uint8, shape (height, width, 3)), each of the same type; takes every random draw from
+the generator. It is sent to the processes that load images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +44,19 @@ class Batch:
     """Some images.
 
     Args:
-        images: uint8, shape (batch, 3, height, width).
+        views: one or more views of every image, each uint8, shape (batch, 3, height, width).
         labels: int64, shape (batch,): positions in the listing's classes.
         positions: int64, shape (batch,): positions in the listing's items.
     """
 
-    images: Tensor
+    views: tuple[Tensor, ...]
     labels: Tensor
     positions: Tensor
+
+    @property
+    def images(self) -> Tensor:
+        """The first view."""
+        return self.views[0]
 
 
 def normalise(images: Tensor, device: torch.device, constants: Normalisation = IMAGENET) -> Tensor:
@@ -76,22 +86,33 @@ def normalise_by_arm(images: Tensor, device: torch.device, constants: Mapping[st
     return {arm: normalised[each] for arm, each in constants.items()}
 
 
-class _Views(Dataset[tuple[Tensor, int, int]]):
-    """Images keyed by (epoch, position); epoch -1 means: without augmentation."""
+def one_view(image: np.ndarray, rng: np.random.Generator) -> Sequence[np.ndarray]:
+    """Return one view of an image by the published augmentation."""
+    return [augment(image, rng)]
 
-    def __init__(self, pixels: Pixels, seed: int, stream: str) -> None:
+
+class _Images(Dataset[tuple[list[Tensor], int, int]]):
+    """Views of images keyed by (epoch, position); epoch -1 means: without augmentation."""
+
+    def __init__(self, pixels: Pixels, seed: int, stream: str, views: Views) -> None:
         self._pixels = pixels
+        self._views = views
         self._seed = seed
         self._stream = stream
         labels = {label: number for number, label in enumerate(pixels.listing.classes)}
         self._labels = [labels[item.label] for item in pixels.listing.items]
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int, int]:
         epoch, position = key
-        image = self._pixels[position]
+        views: Sequence[np.ndarray] = [self._pixels[position]]
         if epoch >= 0:
-            image = augment(image, generator(self._seed, f"{self._stream}/augmentation", epoch, position))
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), self._labels[position], position
+            rng = generator(self._seed, f"{self._stream}/augmentation", epoch, position)
+            views = self._views(views[0], rng)
+        return [_tensor(view) for view in views], self._labels[position], position
+
+
+def _tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def _leave_signals_to_the_trial(number: int) -> None:
@@ -122,14 +143,25 @@ class Batches:
         stream: names the draws, for example ``"pretrain"`` or ``"finetune/cnn"``.
         workers: loader processes; 0 loads in this process. The numbers are the same for any.
         pin_memory: prepare batches for the copy to a GPU.
+        views: makes the views of a training image.
     """
 
-    def __init__(self, pixels: Pixels, *, seed: int, stream: str, workers: int = 0, pin_memory: bool = False) -> None:
+    def __init__(
+        self,
+        pixels: Pixels,
+        *,
+        seed: int,
+        stream: str,
+        workers: int = 0,
+        pin_memory: bool = False,
+        views: Views = one_view,
+    ) -> None:
+        self.classes = pixels.listing.classes
         self._seed = seed
         self._stream = stream
         self._order = _Order()
         self._loader = DataLoader(
-            _Views(pixels, seed, stream),
+            _Images(pixels, seed, stream, views),
             batch_sampler=self._order,  # type: ignore[arg-type]
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_trial,
@@ -162,8 +194,8 @@ class Batches:
 
     def _load(self, batches: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         self._order.batches = batches
-        for images, labels, positions in self._loader:
-            yield Batch(images=images, labels=labels, positions=positions)
+        for views, labels, positions in self._loader:
+            yield Batch(views=tuple(views), labels=labels, positions=positions)
 
 
 def batch_bounds(count: int, batch_size: int, *, drop_last: bool) -> list[tuple[int, int]]:

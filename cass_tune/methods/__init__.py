@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+import importlib
 
-from torch import Tensor, nn
+from cass_tune.data.loader import Views
+from cass_tune.errors import UsageError
+from cass_tune.methods.base import Method, Progress, View
 
-from cass_tune.methods.cass import Cass
+__all__ = ["Method", "Progress", "View", "Views", "method_class"]
 
-
-class Method(Protocol):
-    """What a training step of a method computes; all state that it keeps lies in buffers of the arms."""
-
-    def loss(self, arms: nn.ModuleDict, images: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss to minimise and each arm's outputs, shape (batch, embedding_dim), of one batch.
-
-        Args:
-            arms: the two networks, by name.
-            images: by arm, the same view of each image, normalised for that arm: float32, shape (batch, 3, height,
-                width).
-        """
-        ...
+METHODS = {
+    "cass": "cass_tune.methods.cass:Cass",
+    "dino": "cass_tune.methods.dino:DinoMethod",
+    "supervised": "cass_tune.methods.supervised:Supervised",
+}
+"""Class by name, as ``module:Class``."""
 
 
-METHODS: dict[str, Method] = {"cass": Cass()}
+def method_class(name: str) -> type[Method]:
+    """Return the class of a method.
+
+    Args:
+        name: a key of `METHODS`, or your own class as ``module:Class``, in a module that every machine can import.
+
+    Raises:
+        UsageError: there is no such class.
+    """
+    place = METHODS.get(name, name)
+    module, _, attribute = place.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"--pretrain.method {name} cannot be found: {error}. Give module:Class of a module that Python can import "
+            "here and on every machine that runs trials (the working folder, or PYTHONPATH)."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UsageError(f"--pretrain.method {name} must be a class derived from cass_tune.methods.Method.")
+    return found

@@ -53,21 +53,22 @@ class Health:
     Args:
         feature_std: by arm, see `feature_std`.
         effective_rank: by arm, see `effective_rank`.
-        agreement: mean cosine of the arms' outputs for the same image, between -1 and 1.
+        agreement: mean cosine of the arms' outputs for the same image, between -1 and 1; None where each arm has its own
+            space of outputs.
         mismatched_agreement: the same for different images; equal to `agreement` when nothing is told apart.
     """
 
     feature_std: Mapping[str, float]
     effective_rank: Mapping[str, float]
-    agreement: float
-    mismatched_agreement: float
+    agreement: float | None = None
+    mismatched_agreement: float | None = None
 
     @property
     def collapsed(self) -> bool:
         """Whether an arm's outputs hardly differ between images."""
         return min(self.feature_std.values()) < COLLAPSED_BELOW
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, float | None]:
         """Return the columns of an epoch's row."""
         stds = {f"{arm}_feature_std": value for arm, value in self.feature_std.items()}
         ranks = {f"{arm}_effective_rank": value for arm, value in self.effective_rank.items()}
@@ -103,16 +104,24 @@ class HealthMonitor:
             batches.setdefault(int(number), {})[arm] = value.to(device)
         return cls(batches[number] for number in sorted(batches))
 
-    def measure(self) -> Health:
-        """Return the state of the arms over the images kept, and forget them."""
+    def measure(self, *, is_common: bool = True) -> Health:
+        """Return the state of the arms over the images kept, and forget them.
+
+        Args:
+            is_common: whether both arms' outputs lie in one space, so that they can be compared.
+        """
         kept = {arm: torch.cat([batch[arm] for batch in self._outputs]).cpu() for arm in ("cnn", "vit")}
         self._outputs.clear()
-        cosines = F.normalize(kept["cnn"], dim=1) @ F.normalize(kept["vit"], dim=1).T
-        count = len(cosines)
-        matched = float(cosines.diagonal().mean())
         return Health(
             feature_std={arm: feature_std(outputs) for arm, outputs in kept.items()},
             effective_rank={arm: effective_rank(outputs) for arm, outputs in kept.items()},
-            agreement=matched,
-            mismatched_agreement=(float(cosines.sum()) - matched * count) / (count * (count - 1)),
+            **(_agreement(kept["cnn"], kept["vit"]) if is_common else {}),
         )
+
+
+def _agreement(cnn: Tensor, vit: Tensor) -> dict[str, float]:
+    cosines = F.normalize(cnn, dim=1) @ F.normalize(vit, dim=1).T
+    count = len(cosines)
+    matched = float(cosines.diagonal().mean())
+    others = (float(cosines.sum()) - matched * count) / (count * (count - 1))
+    return {"agreement": matched, "mismatched_agreement": others}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
@@ -13,7 +14,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from cass_tune.config import Finetune, Pretrain
 from cass_tune.randomness import torch_seed
-from cass_tune.training.schedules import schedule_of
+from cass_tune.training.schedules import schedule_of, weight_decay_of
 from cass_tune.training.state import load_optimiser, optimiser_tensors
 
 
@@ -33,8 +34,22 @@ def make_optimiser(model: nn.Module, config: Pretrain | Finetune) -> Optimizer:
     """
     if config.optimiser == "adam":
         return Adam(model.parameters(), fused=True)
-    names = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # type: ignore[operator]
-    return AdamW(param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=names), fused=True)
+    return AdamW(
+        param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=_undecayed(model)), fused=True
+    )
+
+
+def _undecayed(model: nn.Module) -> list[str]:
+    """Return the parameters that a timm model leaves out; of a list of modules, those that each of them does."""
+    parts: Mapping[str, Any] = {f"{name}.": part for name, part in model.named_children()}
+    if not isinstance(model, nn.ModuleList):
+        parts = {"": model}
+    return [
+        prefix + name
+        for prefix, part in parts.items()
+        if hasattr(part, "no_weight_decay")
+        for name in part.no_weight_decay()
+    ]
 
 
 class Stepper:
@@ -53,6 +68,7 @@ class Stepper:
     ) -> None:
         self._optimisers = [make_optimiser(model, config) for model in arms.values()]
         self._schedules = [schedule_of(config, arm, epoch_steps) for arm in arms]
+        self._weight_decay = weight_decay_of(config, epoch_steps)
         self._clip_norm = config.clip_norm
         self._seed = seed
         self._stream = f"{stream}/step"
@@ -66,6 +82,8 @@ class Stepper:
         for optimiser, schedule in zip(self._optimisers, self._schedules, strict=True):
             for group in optimiser.param_groups:
                 group["lr"] = schedule(step)
+                if self._weight_decay and group["weight_decay"]:
+                    group["weight_decay"] = self._weight_decay(step)
             optimiser.zero_grad(set_to_none=True)
 
     def end(self, loss: Tensor) -> None:

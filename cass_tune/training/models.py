@@ -17,12 +17,16 @@ from torch import Tensor, nn
 from cass_tune.config import Trial
 from cass_tune.data.loader import IMAGENET, Normalisation
 from cass_tune.errors import UsageError, did_you_mean
+from cass_tune.methods import method_class
 from cass_tune.randomness import torch_seed
 from cass_tune.storage import AnyPath
 from cass_tune.tensors import write_tensors
 from cass_tune.weights import weights_file
 
 logger = logging.getLogger(__name__)
+
+ANY_SIZE = "dynamic_img_size"
+"""timm's argument for transformers whose position embeddings follow the size of the images."""
 
 
 def build_arm(trial: Trial, arm: str) -> nn.Module:
@@ -40,13 +44,15 @@ def build_arm(trial: Trial, arm: str) -> nn.Module:
     """
     name, weights = getattr(trial.pretrain, arm), trial.pretrain.weights_of(arm)
     check_name(name, arm, needs_weights=weights == "timm")
-    arguments = model_arguments(name, trial.data.image_size_px)
+    arguments = {**model_arguments(name, trial.data.image_size_px), **_sizes(trial, name)}
     torch.manual_seed(torch_seed(trial.seed, f"initialisation/{arm}"))
     try:
         model = _create(name, weights, arm, arguments)
         _try_size(model, trial.data.image_size_px)
     except UsageError:
         raise
+    except TypeError as error:
+        raise UsageError(_one_size(trial, arm) if ANY_SIZE in str(error) else str(error)) from error
     except Exception as error:  # timm, the hub's client and torch raise many kinds; none is our user's to decode
         raise UsageError(_cannot_build(name, weights, arm, trial.data.image_size_px, error)) from error
     width = trial.pretrain.embedding_dim
@@ -56,6 +62,23 @@ def build_arm(trial: Trial, arm: str) -> nn.Module:
     if trial.data.normalisation == "imagenet":
         model.pretrained_cfg = {**model.pretrained_cfg, "mean": IMAGENET.mean, "std": IMAGENET.std}
     return model
+
+
+def features(model: nn.Module, images: Tensor) -> Tensor:
+    """Return what a timm model's last layer sees, shape (batch, `feature_width`).
+
+    Args:
+        model: an arm.
+        images: normalised, shape (batch, 3, height, width).
+    """
+    timm_model: Any = model
+    return timm_model.forward_head(timm_model.forward_features(images), pre_logits=True)
+
+
+def feature_width(model: nn.Module) -> int:
+    """Return the width of `features`."""
+    timm_model: Any = model
+    return int(getattr(timm_model, "head_hidden_size", timm_model.num_features))
 
 
 def normalisation(model: nn.Module) -> Normalisation:
@@ -123,6 +146,20 @@ def check_name(name: str, arm: str, *, needs_weights: bool) -> None:
 def model_arguments(name: str, image_size_px: int) -> dict[str, Any]:
     """Return what `timm.create_model` needs beside the name: transformers of a fixed input size are told the size."""
     return {"img_size": image_size_px} if _published(name).fixed_input_size else {}
+
+
+def _sizes(trial: Trial, name: str) -> dict[str, Any]:
+    """Return what a transformer of a fixed size is told, where the method shows it images of several sizes."""
+    method = trial.pretrain.method
+    is_needed = method != "none" and method_class(method).needs_sizes and _published(name).fixed_input_size
+    return {ANY_SIZE: True} if is_needed else {}
+
+
+def _one_size(trial: Trial, arm: str) -> str:
+    return (
+        f"--pretrain.method {trial.pretrain.method} shows the networks images of several sizes, and --pretrain.{arm} "
+        f"{getattr(trial.pretrain, arm)} takes one size alone. Give a network that takes any, or another method."
+    )
 
 
 def _published(name: str) -> Any:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cass_tune.config import ARMS, Trial
 from cass_tune.data.loader import Batches, batch_bounds, normalise_by_arm
 from cass_tune.errors import Collapsed
-from cass_tune.methods import METHODS, Method
+from cass_tune.identity import why_apart
+from cass_tune.methods import Progress, method_class
+from cass_tune.randomness import torch_seed
 from cass_tune.training.collapse import HealthMonitor
 from cass_tune.training.loop import MeanLoss, Stepper
 from cass_tune.training.models import normalisation
@@ -54,12 +56,15 @@ class Pretraining:
         self._stop_on_collapse = stop_on_collapse
         self._after_step = after_step
         self._device = next(arms.parameters()).device
-        self._method: Method = METHODS[config.method]
+        torch.manual_seed(torch_seed(trial.seed, "method"))
+        self.method = method_class(config.method)(trial, arms, batches.classes).to(self._device)
         self._normalisation = {arm: normalisation(arms[arm]) for arm in ARMS}
+        epoch_steps = len(batch_bounds(len(positions), config.batch_size, drop_last=True))
+        self._steps = None if why_apart(trial) is None else epoch_steps * config.epochs
         self._stepper = Stepper(
-            {arm: arms[arm] for arm in ARMS},
+            {arm: self.method.trained(arm) for arm in ARMS},
             config,
-            epoch_steps=len(batch_bounds(len(positions), config.batch_size, drop_last=True)),
+            epoch_steps=epoch_steps,
             seed=trial.seed,
             stream="pretrain",
         )
@@ -110,6 +115,7 @@ class Pretraining:
         arms = below(**{arm: self.arms[arm].state_dict() for arm in ARMS})
         tensors = below(
             arms=arms,
+            method=self._beside_arms(),
             optimisers=self._stepper.tensors(),
             health=self._health.tensors(),
             epoch={"loss": self._loss.total},
@@ -123,11 +129,14 @@ class Pretraining:
         }
         return State(tensors=tensors, values=values)
 
+    def _beside_arms(self) -> dict[str, Tensor]:
+        """Return what the method keeps beside the arms, by name."""
+        return {name: value for name, value in self.method.state_dict().items() if not name.startswith("arms.")}
+
     def load(self, state: State) -> None:
         """Go on from a state, of this trial or of one with another number of epochs."""
-        arms = State(tensors=state.part("arms"))
-        for arm in ARMS:
-            self.arms[arm].load_state_dict(arms.part(arm))
+        arms = {f"arms.{name.replace('/', '.', 1)}": value for name, value in state.part("arms").items()}
+        self.method.load_state_dict({**arms, **state.part("method")})
         values = state.values
         self._stepper.load(state.part("optimisers"), values["step"])
         self._health = HealthMonitor.of(state.part("health"), self._device)
@@ -138,16 +147,17 @@ class Pretraining:
 
     def _train(self) -> dict[str, Any]:
         """Train to the end of the epoch and return its row."""
-        self.arms.train()
+        self.method.train()
         batches = self._batches.training(
             self._positions, self._config.batch_size, self.epoch + 1, drop_last=True, start=self._batch
         )
         for batch in batches:
             self._stepper.begin(self._step)
-            value, outputs = self._method.loss(
-                self.arms, normalise_by_arm(batch.images, self._device, self._normalisation)
-            )
+            views = [normalise_by_arm(view, self._device, self._normalisation) for view in batch.views]
+            progress = Progress(step=self._step, epoch=self.epoch, steps=self._steps)
+            value, outputs = self.method.loss(views, batch.labels.to(self._device), progress)
             self._stepper.end(value)
+            self.method.after_step(progress)
             self._loss.add(value, len(batch.images))
             self._health.add(outputs)
             self._step += 1
@@ -156,7 +166,7 @@ class Pretraining:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         loss = self._loss.mean()  # outputs that are not finite cannot be measured
-        health = self._health.measure()
+        health = self._health.measure(is_common=self.method.has_common_outputs)
         seconds = self._seconds + time.perf_counter() - self._started
         return epoch_row(
             phase="pretrain",

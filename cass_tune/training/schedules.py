@@ -21,7 +21,8 @@ def schedule_of(config: Pretrain | Finetune, arm: str, epoch_steps: int) -> Sche
         arm: ``cnn`` or ``vit``.
         epoch_steps: steps of an epoch, at least 1.
     """
-    highest, lowest = highest_rate(config, arm), config.min_learning_rate
+    highest = highest_rate(config, arm)
+    lowest = config.min_learning_rate if highest else 0.0  # without any learning, there is none at the lowest, either
     if config.schedule == "cosine":
         return partial(cosine, highest=highest, lowest=lowest, t_max=config.schedule_t_max_steps)
     warmup, total = config.warmup_epochs * epoch_steps, config.epochs * epoch_steps
@@ -29,6 +30,15 @@ def schedule_of(config: Pretrain | Finetune, arm: str, epoch_steps: int) -> Sche
         trunk = config.trunk_epochs * epoch_steps
         return partial(wsd, highest=highest, lowest=lowest, warmup=warmup, trunk=trunk, total=total)
     return partial(cosine_to_end, highest=highest, lowest=lowest, warmup=warmup, total=total)
+
+
+def weight_decay_of(config: Pretrain | Finetune, epoch_steps: int) -> Schedule | None:
+    """Return the weight decay as a function of the step, or None where it stays the same; arguments as above."""
+    if not isinstance(config, Pretrain) or config.weight_decay_end is None:
+        return None
+    return partial(
+        cosine, highest=config.weight_decay, lowest=config.weight_decay_end, t_max=config.epochs * epoch_steps
+    )
 
 
 def highest_rate(config: Pretrain | Finetune, arm: str) -> float:

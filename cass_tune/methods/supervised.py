@@ -1,0 +1,31 @@
+"""Supervised pretraining: what labels would do in the place of self-supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cass_tune.config import ARMS, Trial
+from cass_tune.methods.base import Method, Progress, View
+from cass_tune.training.models import feature_width, features
+
+
+class Supervised(Method):
+    """Each arm alone learns the class of each image, from the labels of all images that pretraining sees.
+
+    A reference, not a competitor: the label fraction limits the finetuning alone. The loss is the sum of both arms'
+    cross-entropies with a linear layer behind the features.
+    """
+
+    needs_labels = True
+
+    def __init__(self, trial: Trial, arms: nn.ModuleDict, classes: Sequence[str]) -> None:
+        super().__init__(trial, arms, classes)
+        self.heads = nn.ModuleDict({arm: nn.Linear(feature_width(arms[arm]), len(classes)) for arm in ARMS})
+
+    def loss(self, views: Sequence[View], labels: Tensor, progress: Progress) -> tuple[Tensor, Mapping[str, Tensor]]:
+        outputs = {arm: features(self.arms[arm], views[0][arm]) for arm in ARMS}
+        losses = [F.cross_entropy(self.heads[arm](outputs[arm]), labels) for arm in ARMS]
+        return losses[0] + losses[1], outputs
