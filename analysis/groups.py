@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import pandas as pd
 
-from analysis.frames import Values, by, first, where
+from analysis.frames import Values, by, records, where
 from analysis.results import FIELDS, column
 from cass_tune.config import SECTIONS, Pretrain, Trial
 from cass_tune.identity import matters
+from cass_tune.presets import of_method
 from cass_tune.results import Record
 
 _CONTROL = Trial(pretrain=Pretrain(method="none"))
@@ -40,26 +42,56 @@ def control_axes(axes: list[str]) -> list[str]:
 def split(frame: pd.DataFrame, axes: list[str]) -> list[Group]:
     """Return the groups, the last asked for first.
 
-    A control has no pretraining settings, so it belongs to every group with which the others agree; controls that
-    belong to none are groups of their own.
+    What a method brings of its own (`cass_tune.presets.of_method`) belongs to the method: it may differ between the
+    methods of one table. A control has no pretraining settings, so it belongs to every group with which the others
+    agree; controls that belong to none are groups of their own.
     """
     keys = _key_columns(axes)
-    shared = [name for name in keys if name not in _pretrain_only()]
+    own = [name for name in keys if name in _pretrain_only()]
+    shared = [name for name in keys if name not in own]
     is_control = frame["pretrain_method"] == "none"
     controls, found, used = frame.loc[is_control], [], []
-    for rows in by(frame.loc[~is_control], keys):
-        settings = _settings(rows, keys)
-        own = where(controls, {name: settings[name] for name in shared})
-        used += own["digest"].tolist()
-        found.append(Group(pd.concat([rows, own]).sort_values(["order", "arm"]), settings))
+    for alike in by(frame.loc[~is_control], shared):
+        for rows in _of_settings(alike, own, is_together=_METHOD in axes):
+            settings = _settings(rows, keys)
+            beside = where(controls, {name: settings[name] for name in shared})
+            used += beside["digest"].tolist()
+            found.append(Group(pd.concat([rows, beside]).sort_values(["order", "arm"]), settings))
     left = controls.loc[~controls["digest"].isin(used)]
     found += [Group(rows, _settings(rows, keys)) for rows in by(left, keys)]
     return sorted(found, key=lambda group: min(group.frame["order"]))
 
 
+def _of_settings(rows: pd.DataFrame, own: list[str], *, is_together: bool) -> list[pd.DataFrame]:
+    """Return the rows of each setting of the pretraining; the last settings of several methods in one, and so on.
+
+    Args:
+        rows: with a pretraining, that agree in everything else.
+        own: columns of the pretraining that must agree within a method, beyond what the method brings.
+        is_together: whether several methods may share a table.
+    """
+    of_method: dict[str, list[pd.DataFrame]] = {}
+    settings = pd.Series([_beyond_method(row, own) for row in records(rows)], index=rows.index)
+    for method, some in rows.groupby("pretrain_method", sort=False):
+        variants = [alike for _, alike in some.groupby(settings.loc[some.index], sort=False)]
+        of_method[str(method)] = sorted(variants, key=lambda alike: min(alike["order"]))
+    if not is_together:
+        return [rows for variants in of_method.values() for rows in variants]
+    rounds = itertools.zip_longest(*of_method.values())
+    return [pd.concat([rows for rows in variants if rows is not None]) for variants in rounds]
+
+
+def _beyond_method(row: Values, own: list[str]) -> str:
+    """Return a row's settings without those that its method brings; of settings that are not known nothing is."""
+    known = {name: row[column(f"pretrain.{name}")] for name in ("method", "epochs", "batch_size")}
+    brings = {column(path): value for path, value in of_method(Trial(pretrain=Pretrain(**known))).items()}
+    return repr([None if name in brings and brings[name] == row[name] else row[name] for name in own])
+
+
 def _settings(rows: pd.DataFrame, keys: list[str]) -> Values:
-    row = first(rows)
-    return {name: row[name] for name in keys}
+    """Return the value of every column; of the settings that methods bring of their own, all values."""
+    values = {name: [None if pd.isna(value) else value for value in rows[name].unique()] for name in keys}
+    return {name: found[0] if len(found) == 1 else " / ".join(map(str, found)) for name, found in values.items()}
 
 
 def differing(groups: list[Group]) -> list[str]:

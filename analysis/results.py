@@ -9,7 +9,7 @@ from typing import get_type_hints
 import pandas as pd
 
 from analysis.frames import once, where
-from cass_tune.config import ARMS, SECTIONS, Data, Finetune, Pretrain, Trial
+from cass_tune.config import ARMS, SECTIONS, Trial
 from cass_tune.errors import UsageError
 from cass_tune.identity import matters
 from cass_tune.results import Record, Results, StudyFolder, TrialFolder
@@ -146,15 +146,11 @@ def _asked(plan: Record, trial: Record) -> Record:
 
 def _settings(config: Record) -> Record:
     """Return every field of the configuration that matters to its trial, the others as missing."""
-    trial = Trial(
-        data=Data(**config["data"]),
-        pretrain=Pretrain(**config["pretrain"]),
-        finetune=Finetune(**config["finetune"]),
-        seed=config["seed"],
-    )
+    known = {name: kind(**config.get(name, {})) for name, kind in SECTIONS.items()}
+    trial = Trial(**known, seed=config["seed"])
     sections = {path: path.partition(".") for path in FIELDS}
     return {
-        column(path): config[section].get(name) if matters(trial, path) else None
+        column(path): getattr(getattr(trial, section), name) if matters(trial, path) else None
         for path, (section, _, name) in sections.items()
     }
 

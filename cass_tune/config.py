@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_type_hints
 
@@ -407,6 +408,16 @@ def with_field(trial: Trial, path: str, value: Any) -> Trial:
         return dataclasses.replace(trial, **{name: value})
     changed = dataclasses.replace(getattr(trial, section), **{name: value})
     return dataclasses.replace(trial, **{section: changed})
+
+
+def with_fields(trial: Trial, values: Mapping[str, Any]) -> Trial:
+    """Return a copy of the trial with other values by ``"section.field"``, put in together: rules bind some fields."""
+    of_section: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        section, _, name = path.partition(".")
+        of_section.setdefault(section, {})[name] = value
+    changed = {section: dataclasses.replace(getattr(trial, section), **own) for section, own in of_section.items()}
+    return dataclasses.replace(trial, **changed)
 
 
 def control(trial: Trial) -> Trial:

@@ -11,6 +11,7 @@ from cass_tune.config import ARMS, Trial, control, get_field, to_json, with_fiel
 from cass_tune.data.listing import Listing
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, Segment, matters, segments, trial_digest
+from cass_tune.presets import of_method
 from cass_tune.results import Results
 
 Axes = Mapping[str, Sequence[Any]]
@@ -65,6 +66,24 @@ def grid(base: Trial, axes: Axes) -> Iterator[Trial]:
         for path, value in zip(axes, values, strict=True):
             trial = with_field(trial, path, value)
         yield trial
+
+
+def star(base: Trial, axes: Axes) -> Iterator[Trial]:
+    """Yield for every method the trials in which at most one other axis differs from the base.
+
+    Args:
+        base: the middle; an axis that does not take its value has its middle value there.
+        axes: values by ``"section.field"``.
+    """
+    others = {path: values for path, values in axes.items() if path != "pretrain.method"}
+    middle = {path: _middle(get_field(base, path), values) for path, values in others.items()}
+    for trial in grid(base, axes):
+        if sum(get_field(trial, path) != value for path, value in middle.items()) <= 1:
+            yield trial
+
+
+def _middle(value: Any, values: Sequence[Any]) -> Any:
+    return value if value in values else values[len(values) // 2]
 
 
 def with_controls(cells: Iterable[Trial]) -> list[Trial]:
@@ -133,29 +152,39 @@ def _text(value: Any) -> str:
 def names(trials: Sequence[Trial]) -> list[str]:
     """Return a readable name for each trial that shows only the fields that differ among them, and the seed.
 
-    The last part of a field's name is used, the whole where two sections share it. ``none`` marks a control.
+    The last part of a field's name is used, the whole where two sections share it. The method comes first where there
+    are several, and ``none`` marks a control; what a method brings of its own (`cass_tune.presets.of_method`) is left
+    out.
     """
     differing = _differing(trials)
     short = [path.rpartition(".")[2] for path in differing]
     labels = {p: (s if short.count(s) == 1 else p) for p, s in zip(differing, short, strict=True)}
-    return [_name(trial, labels) for trial in trials]
+    methods = {trial.pretrain.method for trial in trials} - {"none"}
+    return [_name(trial, labels, names_method=len(methods) > 1) for trial in trials]
 
 
-def _name(trial: Trial, labels: Mapping[str, str]) -> str:
+def _name(trial: Trial, labels: Mapping[str, str], *, names_method: bool) -> str:
+    method = trial.pretrain.method
     shown = [f"{label}={_text(get_field(trial, path))}" for path, label in labels.items() if matters(trial, path)]
-    kind = ["none"] if trial.pretrain.method == "none" else []
-    return " ".join([*kind, *shown, f"seed={trial.seed}"])
+    return " ".join([*([method] if names_method or method == "none" else []), *shown, f"seed={trial.seed}"])
 
 
 def _differing(trials: Sequence[Trial]) -> list[str]:
+    """Return the fields that differ among trials of one method, beyond what the method brings."""
+    by_method: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_method.setdefault(trial.pretrain.method, []).append(trial)
     records = [to_json(trial) for trial in trials]
     paths = [f"{s}.{name}" for s, section in records[0].items() if isinstance(section, dict) for name in section]
-    different = []
-    for path in paths:
-        values = {_text(get_field(trial, path)) for trial in trials if matters(trial, path)}
-        if len(values) > 1 and path != "pretrain.method":
-            different.append(path)
-    return different
+    controls = by_method.pop("none", [])
+    groups = [[*own, *controls] for own in by_method.values()] or [controls]
+    return [path for path in paths if path != "pretrain.method" and any(_differs(path, group) for group in groups)]
+
+
+def _differs(path: str, trials: Sequence[Trial]) -> bool:
+    found = [(trial, get_field(trial, path)) for trial in trials if matters(trial, path)]
+    is_methods = found and all(path in own and own[path] == value for t, value in found for own in [of_method(t)])
+    return not is_methods and len({_text(value) for _, value in found}) > 1
 
 
 def resolve(trials: Sequence[Trial], inputs: Mapping[Trial, Inputs | None]) -> list[Wanted]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cass_tune.config import SECTIONS
+from cass_tune.config import SECTIONS, Trial, with_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ PRESETS = {
             "pretrain.weights": "random",
             "pretrain.epochs": 10,
             "finetune.epochs": 25,
+            "dino.outputs": 1024,
         },
         seeds=(0, 1, 2),
         epochs_divisor=10,
@@ -75,6 +76,42 @@ choices are changed too: a learning rate whose period is 32 batches, whatever th
 one rate for both networks, without warm-up, weight decay and clipping (D13); ImageNet's mean and std for a transformer
 that was trained with others (D23); the best epoch by the micro-F1 at one half (D6); no early stopping (D17).
 """
+
+
+def of_method(trial: Trial) -> dict[str, Any]:
+    """Return the values that a pretraining method brings of its own, whatever the recipe, by ``"section.field"``.
+
+    DINO (arXiv 2104.14294, section 3.2, implementation details): AdamW, a learning rate of 0.0005 batch / 256 after ten
+    epochs of warm-up, a cosine to 1e-6, weight decay from 0.04 to 0.4; gradients clipped at 3 (the authors' code). A
+    pretraining of less than 50 epochs warms up in a fifth of them.
+    """
+    if trial.pretrain.method != "dino":
+        return {}
+    pretrain = trial.pretrain
+    return {
+        "pretrain.schedule": "cosine_to_end",
+        "pretrain.warmup_epochs": min(10, pretrain.epochs // 5),
+        "pretrain.learning_rate": 0.0005 * pretrain.batch_size / 256,
+        "pretrain.vit_learning_rate": None,
+        "pretrain.min_learning_rate": 1e-6,
+        "pretrain.optimiser": "adamw",
+        "pretrain.weight_decay": 0.04,
+        "pretrain.weight_decay_end": 0.4,
+        "pretrain.clip_norm": 3.0,
+    }
+
+
+def as_method(trial: Trial, given: Collection[str]) -> Trial:
+    """Return the trial with its method's own values.
+
+    Args:
+        trial: with a recipe's values.
+        given: fields that the user has set, which stay.
+
+    Raises:
+        UsageError: what was given does not go with them.
+    """
+    return with_fields(trial, {path: value for path, value in of_method(trial).items() if path not in given})
 
 
 def values_of(preset: str, recipe: str) -> dict[str, dict[str, Any]]:

@@ -22,7 +22,7 @@ from cass_tune.notices import ended_by_signals
 from cass_tune.options import Given, Settings, option, parse
 from cass_tune.overview import failure_line, plan_lines, trial_lines
 from cass_tune.plan import OPEN, Axes, Wanted, describe_data, grid, replicate, resolve, select, to_run, with_controls
-from cass_tune.presets import PRESETS, values_of
+from cass_tune.presets import PRESETS, as_method, values_of
 from cass_tune.results import Results, StudyFolder, find_study
 from cass_tune.sharing import in_order, register, wanted_ends
 from cass_tune.status import status_lines
@@ -216,9 +216,17 @@ class _Command:
             )
         if problems:
             raise UsageError(*dict.fromkeys(problems))
-        cells = with_controls(self.study.cells(base, self.axes))
+        cells = _collect(problems, self._cells, base)
+        if problems:
+            raise UsageError(*dict.fromkeys(problems))
         trials = replicate(cells, self.settings.seeds or PRESETS[self.preset].seeds)
         return select(trials, self.settings.only, self.axes)
+
+    def _cells(self, base: Trial) -> list[Trial]:
+        """Return the cells, each with the values of its method, and their controls."""
+        given = {*self.given.fields, *self.axes}
+        cells = [as_method(trial, given) for trial in self.study.cells(base, self.axes)]
+        return with_controls(cells)
 
     def _base(self) -> tuple[Trial, list[str]]:
         problems: list[str] = []
