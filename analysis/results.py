@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import pandas as pd
 
@@ -146,7 +146,7 @@ def _asked(plan: Record, trial: Record) -> Record:
 
 def _settings(config: Record) -> Record:
     """Return every field of the configuration that matters to its trial, the others as missing."""
-    known = {name: kind(**config.get(name, {})) for name, kind in SECTIONS.items()}
+    known: dict[str, Any] = {name: kind(**config.get(name, {})) for name, kind in SECTIONS.items()}
     trial = Trial(**known, seed=config["seed"])
     sections = {path: path.partition(".") for path in FIELDS}
     return {

@@ -16,9 +16,13 @@ from analysis.command import run
 from analysis.comparison import comparison
 from analysis.format import aligned, markdown, text_rows, wrap
 from analysis.groups import Group, file_names, split
+from analysis.methods import explanation as methods_explanation
+from analysis.methods import has_several, method_rows, method_table
 from analysis.notes import EXPLANATION, footnotes, group_heading, heading, unfinished
 from analysis.published import select
 from analysis.results import load, read_plans, save, study_axes
+from analysis.robustness import EXPLANATION as ROBUSTNESS
+from analysis.robustness import robustness_rows, robustness_table
 from analysis.spending import spending_table
 from analysis.timing import timing_table
 from analysis.timing_text import (
@@ -70,6 +74,8 @@ class _Tables:
         published: which published rows lie beside it.
         groups: the rows that share a table.
         f1: a table of each group.
+        methods: a comparison of methods for each group, None where it has no two of them.
+        robustness: a table of each group, without rows where the study has no factors.
         timing: a table of each group.
         spending: the account of the whole study, because groups share pretrainings.
     """
@@ -80,6 +86,8 @@ class _Tables:
     published: Mapping[str, object]
     groups: list[Group]
     f1: list[pd.DataFrame]
+    methods: list[pd.DataFrame | None]
+    robustness: list[pd.DataFrame]
     timing: list[pd.DataFrame]
     spending: pd.DataFrame
 
@@ -95,6 +103,8 @@ def _tables(study: StudyFolder, frame: pd.DataFrame, published: Mapping[str, obj
         published=published or {},
         groups=groups,
         f1=[f1_table(group.frame, axes, beside) for group in groups],
+        methods=[method_table(group.frame, axes) if has_several(group.frame, axes) else None for group in groups],
+        robustness=[robustness_table(group.frame, axes) for group in groups],
         timing=[timing_table(group.frame, axes, beside) for group in groups],
         spending=spending_table(study),
     )
@@ -105,9 +115,22 @@ def _render(found: _Tables) -> str:
     for index, table in enumerate(found.f1):
         text = aligned(text_rows(table, found.axes, is_narrow=True))
         blocks += [[*group_heading(found.groups, index), text], footnotes(table, found.axes)]
-    blocks += [[wrap(EXPLANATION)], *_time_blocks(found), unfinished(found.frame)]
+    blocks += [[wrap(EXPLANATION)], *_method_blocks(found), *_time_blocks(found), unfinished(found.frame)]
     blocks += [comparison(found.frame, found.published)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _method_blocks(found: _Tables) -> Iterator[list[str]]:
+    """Yield the comparisons of methods, and their robustness, where the study has them."""
+    for index, table in enumerate(found.methods):
+        if table is not None:
+            head = [*group_heading(found.groups, index), "Methods side by side"]
+            rows = aligned(method_rows(table, found.axes, is_narrow=True))
+            yield [*head, rows, wrap(methods_explanation(table))]
+    for index, table in enumerate(found.robustness):
+        if len(table):
+            head = [*group_heading(found.groups, index), "Robustness"]
+            yield [*head, aligned(robustness_rows(table)), wrap(ROBUSTNESS)]
 
 
 def _time_blocks(found: _Tables) -> Iterator[list[str]]:
@@ -131,6 +154,15 @@ def _write(study: StudyFolder, found: _Tables) -> list[AnyPath]:
         table, own = found.f1[index], [*head, *group_heading(found.groups, index)]
         rows = text_rows(table, axes, is_narrow=False)
         written += _write_table(study.tables / name, table, own, rows, [*footnotes(table, axes), EXPLANATION])
+    for index, name in enumerate(file_names(plan, found.groups, "methods")):
+        table, own = found.methods[index], [*head, *group_heading(found.groups, index)]
+        if table is not None:
+            rows = method_rows(table, axes, is_narrow=False)
+            written += _write_table(study.tables / name, table, own, rows, [methods_explanation(table)])
+    for index, name in enumerate(file_names(plan, found.groups, "robustness")):
+        table, own = found.robustness[index], [*head, *group_heading(found.groups, index)]
+        if len(table):
+            written += _write_table(study.tables / name, table, own, robustness_rows(table), [ROBUSTNESS])
     for index, name in enumerate(file_names(plan, found.groups, "timing")):
         table, own = found.timing[index], [*head, *group_heading(found.groups, index)]
         rows = timing_rows(table, axes)
