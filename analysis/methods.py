@@ -15,10 +15,10 @@ from cass_tune.config import ARMS
 METHOD = "pretrain.method"
 
 EXPLANATION = (
-    "difference: macro-F1 minus that of {first}, paired by seed; times: pretraining time over that of {first}, paired by"
-    " seed, on the same kind of device alone. A pretraining here is that of both networks, whatever the method: CASS"
-    " trains the two against one another, the others train each for itself, side by side. per network is half of it, and"
-    " is what compares with a published time of one network."
+    "difference: macro-F1 minus that of {first}, paired by seed; times: pretraining time over that of {first}, paired"
+    " by seed, on the same kind of device alone. A pretraining here is that of both networks, whatever the method: CASS"
+    " trains the two against one another, the others train each for itself, side by side. per network is half of it,"
+    " and is what compares with a published time of one network."
 )
 """What the columns stand for."""
 
@@ -42,9 +42,10 @@ def method_table(frame: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
         axes: the study's axes, as ``section.field``.
 
     Returns:
-        One row per arm, setting and method, the control last of a setting: macro-F1 and micro-F1 at 0.5; the paired difference of
-        macro-F1 from the first method asked for; seconds of the pretraining of both networks, and of one; and that time
-        over the first method's, on equal seeds and kinds of device. Each with mean, interval, n and standard deviation.
+        One row per arm, setting and method, the control last of a setting: macro-F1 and micro-F1 at 0.5; the paired
+        difference of macro-F1 from the first method asked for; seconds of the pretraining of both networks, and of one;
+        and that time over the first method's, on equal seeds and kinds of device. Each with mean, interval, n and
+        standard deviation.
     """
     settings = [column(axis) for axis in axes if axis != METHOD]
     order = [*_methods(frame), "none"]
@@ -109,7 +110,14 @@ def _is_one_kind(here: Values, other: Values) -> bool:
 def method_rows(table: pd.DataFrame, axes: list[str], *, is_narrow: bool) -> list[list[str]]:
     """Return a comparison as text: the headers, then a row per arm, setting and method."""
     settings = [axis for axis in axes if axis != METHOD]
-    headers = ["arm", *map(short_name, settings), "method", "macro-F1", "difference", "micro-F1"]
+    headers = [
+        "arm",
+        *map(short_name, settings),
+        "method",
+        "macro-F1",
+        "difference",
+        *([] if is_narrow else ["micro-F1"]),
+    ]
     headers += ["pretraining", "per network", "times", "seeds"]
     return [headers, *(_text_row(row, settings, is_narrow) for row in records(table))]
 
@@ -129,7 +137,7 @@ def _text_row(row: Values, settings: list[str], is_narrow: bool) -> list[str]:
         row["pretrain_method"],
         estimate("macro_f1"),
         estimate("difference", signed=True),
-        estimate("micro_f1_at_half"),
+        *([] if is_narrow else [estimate("micro_f1_at_half")]),
         *times,
         estimate("times"),
         f"{row['done']}/{row['trials']}",

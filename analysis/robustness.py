@@ -16,8 +16,8 @@ from cass_tune.config import Pretrain, Trial
 from cass_tune.identity import matters
 
 EXPLANATION = (
-    "range: largest minus smallest mean macro-F1 over the levels; worst drop: macro-F1 at the middle level minus that at"
-    " the level with the lowest mean, paired by seed. The level is chosen by its mean, so with few seeds the drop looks"
+    "range: largest minus smallest mean macro-F1 over the levels; worst drop: macro-F1 at the middle level minus that"
+    " at the level with the lowest mean, paired by seed. The level is chosen by its mean: with few seeds the drop looks"
     " larger than it is, for every method alike."
 )
 """What the columns stand for."""
@@ -90,6 +90,6 @@ def robustness_rows(table: pd.DataFrame) -> list[list[str]]:
 
 
 def _text_row(row: Values) -> list[str]:
-    drop = estimate_of(row, "drop").text(signed=True)
+    drop = estimate_of(row, "drop").short(signed=True)
     start = [row["arm"], short_name(row["factor"]), row["pretrain_method"], row["others"] or "-"]
     return [*start, row["levels"], row["means"], f"{row['range']:.3f}", drop, row["worst_level"]]
