@@ -61,7 +61,12 @@ def _open(item: Item) -> Image.Image:
 
 def pixels(images: Listing) -> Pixels:
     """Return all the images of a set, in memory."""
-    return Pixels(images, SIZE_PX, np.stack([decode(images, item, SIZE_PX) for item in images.items]))
+    return resized(images, SIZE_PX)
+
+
+def resized(images: Listing, size_px: int) -> Pixels:
+    """Return all the images of a set at another size, in memory."""
+    return Pixels(images, size_px, np.stack([decode(images, item, size_px) for item in images.items]))
 
 
 def batches(images: Listing, stream: str, seed: int = 0) -> Batches:
