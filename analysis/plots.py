@@ -16,6 +16,7 @@ from analysis.command import run
 from analysis.curves import f1_curves
 from analysis.drawing import f1_figure
 from analysis.groups import file_names, split
+from analysis.methods import METHOD
 from analysis.published import select
 from analysis.results import load, read_plans, study_axes
 from cass_tune.results import StudyFolder
@@ -42,7 +43,7 @@ _NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 def draw(study: StudyFolder, published: Mapping[str, object] | None = None) -> list[AnyPath]:
     """Draw a study's plot as PNG, PDF and SVG, one for each of its tables, and return the files."""
     plans, frame = read_plans(study), load(study)
-    plan, axes = plans[-1], study_axes(plans)
+    plan, axes = plans[-1], _drawn(study_axes(plans))
     groups = split(frame, axes)
     written = []
     for group, name in zip(groups, file_names(plan, groups, "f1"), strict=True):
@@ -52,6 +53,11 @@ def draw(study: StudyFolder, published: Mapping[str, object] | None = None) -> l
             figure = f1_figure(curves, axes, f"{title}, {plan['data']['name']}")
             written += [_save(figure, study.plots / f"{name}.{kind}", kind) for kind in _NO_DATE]
     return written
+
+
+def _drawn(axes: list[str]) -> list[str]:
+    """Return the axes with the method last: it makes series, where another axis can be x."""
+    return sorted(axes, key=lambda axis: axis == METHOD)
 
 
 def _save(figure: Figure, path: AnyPath, kind: str) -> AnyPath:
