@@ -9,13 +9,14 @@ from analysis.devices import SEPARATOR
 from analysis.format import duration_estimate, setting, short_name
 from analysis.frames import Values, by, first, plain, records, where
 from analysis.results import column
-from analysis.statistics import paired_difference, summarise
+from analysis.statistics import Estimate, holm, p_value, paired_difference, summarise
 from cass_tune.config import ARMS
 
 METHOD = "pretrain.method"
 
 EXPLANATION = (
-    "difference: macro-F1 minus that of {first}, paired by seed; times: pretraining time over that of {first}, paired"
+    "difference: macro-F1 minus that of {first}, paired by seed; p: of its t test, two-sided, corrected for all"
+    " differences of this table (Holm); times: pretraining time over that of {first}, paired"
     " by seed, on the same kind of device alone. A pretraining here is that of both networks, whatever the method: CASS"
     " trains the two against one another, the others train each for itself, side by side. per network is half of it,"
     " and is what compares with a published time of one network."
@@ -43,9 +44,9 @@ def method_table(frame: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
 
     Returns:
         One row per arm, setting and method, the control last of a setting: macro-F1 and micro-F1 at 0.5; the paired
-        difference of macro-F1 from the first method asked for; seconds of the pretraining of both networks, and of one;
-        and that time over the first method's, on equal seeds and kinds of device. Each with mean, interval, n and
-        standard deviation.
+        difference of macro-F1 from the first method asked for, with p of its t test, alone and by Holm; seconds of the
+        pretraining of both networks, and of one; and that time over the first method's, on equal seeds and kinds of
+        device. Each with mean, interval, n and standard deviation.
     """
     settings = [column(axis) for axis in axes if axis != METHOD]
     order = [*_methods(frame), "none"]
@@ -53,7 +54,10 @@ def method_table(frame: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
     for cell in by(frame, ["arm", *settings, "pretrain_method"]):
         row = first(cell)
         rows.append(_row(cell, _reference(frame, row, settings, order[0]), ["arm", *settings, "pretrain_method"]))
-    table = pd.DataFrame(sorted(rows, key=lambda row: _place(row, settings, order)))
+    rows = sorted(rows, key=lambda row: _place(row, settings, order))
+    for row, adjusted in zip(rows, holm([row["difference_p"] for row in rows]), strict=True):
+        row["difference_p_holm"] = adjusted
+    table = pd.DataFrame(rows)
     return table.astype({name: frame[name].dtype for name in ("arm", *settings, "pretrain_method")})
 
 
@@ -74,11 +78,13 @@ def _row(cell: pd.DataFrame, reference: pd.DataFrame, keys: list[str]) -> Values
     row = first(cell)
     several = reference["seed"].duplicated().any()  # a control beside several settings has no one counterpart
     beside = reference.head(0) if several else reference
+    difference = paired_difference(_by_seed(cell, "macro_f1"), _by_seed(beside, "macro_f1"))
     return {
         **{name: row[name] for name in keys},
         **columns("macro_f1", summarise(cell["macro_f1"])),
         **columns("micro_f1_at_half", summarise(cell["micro_f1_at_half"])),
-        **columns("difference", paired_difference(_by_seed(cell, "macro_f1"), _by_seed(beside, "macro_f1"))),
+        **columns("difference", difference),
+        "difference_p": p_value(difference),
         **columns("pretrain_seconds", summarise(cell["pretrain_seconds"])),
         **columns("network_seconds", summarise(cell["pretrain_seconds"] / len(ARMS))),
         **columns("times", summarise(_ratios(cell, beside))),
@@ -116,6 +122,7 @@ def method_rows(table: pd.DataFrame, axes: list[str], *, is_narrow: bool) -> lis
         "method",
         "macro-F1",
         "difference",
+        "p",
         *([] if is_narrow else ["micro-F1"]),
     ]
     headers += ["pretraining", "per network", "times", "seeds"]
@@ -137,11 +144,19 @@ def _text_row(row: Values, settings: list[str], is_narrow: bool) -> list[str]:
         row["pretrain_method"],
         estimate("macro_f1"),
         estimate("difference", signed=True),
+        "-" if row["difference_p_holm"] is None else f"{row['difference_p_holm']:.3f}",
         *([] if is_narrow else [estimate("micro_f1_at_half")]),
         *times,
-        estimate("times"),
+        _times(estimate_of(row, "times"), is_narrow),
         f"{row['done']}/{row['trials']}",
     ]
+
+
+def _times(found: Estimate, is_narrow: bool) -> str:
+    if found.n < 2:
+        return f"{found.mean:.2f} (n=1)" if found.n else "-"
+    interval = f"+-{found.half_width:.2f}" if is_narrow else f"[{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.mean:.2f} {interval}"
 
 
 def explanation(table: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ Three to five seeds are usual here, so the interval is Student's t: mean +- t(0.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,3 +63,30 @@ def summarise(values: Iterable[float | None]) -> Estimate:
 def paired_difference(a: pd.Series, b: pd.Series) -> Estimate:
     """Return the estimate of a - b over the seeds (the index) that both have."""
     return summarise(a.sub(b))
+
+
+def p_value(difference: Estimate) -> float:
+    """Return the two-sided p of Student's t test that the mean of a paired difference is 0; NaN for less than two.
+
+    Differences that are all the same have p 0, or 1 where they are all 0.
+    """
+    if difference.n < 2:
+        return math.nan
+    if difference.sd == 0:
+        return 1.0 if difference.mean == 0 else 0.0
+    statistic = abs(difference.mean) / (difference.sd / math.sqrt(difference.n))
+    return 2 * float(t.sf(statistic, difference.n - 1))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their number (Holm 1979): below a level, the family-wise error is below it, too.
+
+    Args:
+        values: of all tests of one table; NaN stands for a test that could not be made, and is not counted.
+    """
+    order = sorted((index for index, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
+    adjusted, largest = [math.nan] * len(values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * values[index]))
+        adjusted[index] = largest
+    return adjusted

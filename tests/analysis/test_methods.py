@@ -13,7 +13,7 @@ from analysis.groups import split
 from analysis.methods import has_several, method_table
 from analysis.results import load, read_plans, study_axes
 from analysis.robustness import robustness_table
-from analysis.statistics import summarise
+from analysis.statistics import p_value, summarise
 from cass_tune.config import Trial, with_field, with_fields
 from cass_tune.plan import grid, replicate, star, with_controls
 from cass_tune.presets import as_method
@@ -81,6 +81,9 @@ def test_differences_are_paired_by_seed_with_the_first_method(root: Root) -> Non
     dino = cell(rows, "dino", 0.1)
     assert dino["difference_mean"] == pytest.approx(expected.mean)
     assert (dino["difference_low"], dino["difference_high"]) == pytest.approx((expected.low, expected.high))
+    assert dino["difference_p"] == pytest.approx(p_value(expected))
+    assert dino["difference_p_holm"] >= dino["difference_p"]
+    assert cell(rows, "cass", 0.1)["difference_p_holm"] is None
     assert cell(rows, "none", 1.0)["difference_mean"] == pytest.approx(-0.1)
     assert cell(rows, "cass", 0.1)["difference_n"] == 0
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.statistics import Estimate, paired_difference, summarise
+from analysis.statistics import Estimate, holm, p_value, paired_difference, summarise
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 20])
@@ -58,3 +58,26 @@ def test_difference_is_paired_on_equal_seeds() -> None:
     b = pd.Series([0.5, 0.7, 0.6, math.nan], index=[1, 0, 2, 3])
     assert paired_difference(a, b) == summarise([0.8 - 0.7, 0.7 - 0.5, 0.9 - 0.6])
     assert paired_difference(a, b.iloc[:0]).n == 0
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_p_of_a_paired_difference_is_scipys(n: int) -> None:
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(size=n), rng.normal(size=n)
+    expected = stats.ttest_rel(a, b).pvalue
+    assert p_value(paired_difference(pd.Series(a), pd.Series(b))) == pytest.approx(expected, abs=1e-12)
+
+
+def test_p_without_a_spread_or_without_pairs() -> None:
+    assert math.isnan(p_value(summarise([0.3])))
+    assert p_value(summarise([0.25, 0.25])) == 0.0
+    assert p_value(summarise([0.0, 0.0])) == 1.0
+
+
+def test_holm_by_hand() -> None:
+    """4 x 0.01, 3 x 0.02, 2 x 0.03 (not below the one before), 1 x 0.04; what could not be tested does not count."""
+    assert holm([0.04, 0.01, math.nan, 0.03, 0.02])[:2] == pytest.approx([0.06, 0.04])
+    found = holm([0.04, 0.01, math.nan, 0.03, 0.02])
+    assert math.isnan(found[2]) and found[3:] == pytest.approx([0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
