@@ -81,3 +81,11 @@ def test_holm_by_hand() -> None:
     assert math.isnan(found[2]) and found[3:] == pytest.approx([0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+    """A seeded simulation with three seeds each, as most studies have."""
+    samples = np.random.default_rng(0).normal(0.7, 0.05, (20_000, 3))
+    found = [summarise(sample) for sample in samples]
+    covered = np.mean([estimate.low <= 0.7 <= estimate.high for estimate in found])
+    assert covered == pytest.approx(0.95, abs=0.01)
