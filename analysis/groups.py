@@ -40,26 +40,34 @@ def control_axes(axes: list[str]) -> list[str]:
 def split(frame: pd.DataFrame, axes: list[str]) -> list[Group]:
     """Return the groups, the last asked for first.
 
-    A control has no pretraining settings, so it belongs to every group with which the others agree; controls that
-    belong to none are groups of their own.
+    A setting that cannot matter to a method does not keep its rows out of a group: a control has no pretraining
+    settings, so it belongs to every group with which the others agree. Rows that belong to none are groups of their own.
     """
     keys = _key_columns(axes)
-    shared = [name for name in keys if name not in _pretrain_only()]
-    is_control = frame["pretrain_method"] == "none"
-    controls, found, used = frame.loc[is_control], [], []
-    for rows in by(frame.loc[~is_control], keys):
-        settings = _settings(rows, keys)
-        own = where(controls, {name: settings[name] for name in shared})
-        used += own["digest"].tolist()
-        found.append(Group(pd.concat([rows, own]).sort_values(["order", "arm"]), settings))
-    left = controls.loc[~controls["digest"].isin(used)]
-    found += [Group(rows, _settings(rows, keys)) for rows in by(left, keys)]
-    return sorted(found, key=lambda group: min(group.frame["order"]))
+    found: list[tuple[list[pd.DataFrame], Values]] = []
+    methods = {str(method): _unasked(str(method)) for method in frame["pretrain_method"].unique()}
+    for method in sorted(methods, key=lambda each: len(methods[each])):
+        for rows in by(frame.loc[frame["pretrain_method"] == method], keys):
+            row = first(rows)
+            asked = {name: row[name] for name in keys if name not in methods[method]}
+            homes = [home for home in found if all(home[1].get(name, value) == value for name, value in asked.items())]
+            for members, settings in homes:
+                members.append(rows)
+                settings |= asked
+            if not homes:
+                found.append(([rows], asked))
+    groups = [
+        Group(pd.concat(members).sort_values(["order", "arm"]), {name: settings.get(name) for name in keys})
+        for members, settings in found
+    ]
+    return sorted(groups, key=lambda group: min(group.frame["order"]))
 
 
-def _settings(rows: pd.DataFrame, keys: list[str]) -> Values:
-    row = first(rows)
-    return {name: row[name] for name in keys}
+def _unasked(method: str) -> set[str]:
+    """Return the columns that cannot matter to a method's trials; a control also stands beside every method."""
+    trial = Trial(pretrain=Pretrain(method=method))
+    own = {column(_METHOD)} if method == "none" else set()
+    return own | {column(path) for path in FIELDS if not matters(trial, path)}
 
 
 def differing(groups: list[Group]) -> list[str]:
@@ -77,10 +85,6 @@ def _key_columns(axes: list[str]) -> list[str]:
         if not item.metadata.get("identity", True)
     }
     return [*(column(path) for path in FIELDS if path not in {*places, *axes}), *_BESIDE, *_SEEN]
-
-
-def _pretrain_only() -> set[str]:
-    return {column(_METHOD), *(column(path) for path in FIELDS if not matters(_CONTROL, path))}
 
 
 def file_names(plan: Record, groups: Sequence[Group], stem: str) -> list[str]:

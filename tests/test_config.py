@@ -268,7 +268,12 @@ REAL = [(section, name) for section, name in FIELDS if get_type_hints(SECTIONS[s
 @pytest.mark.parametrize(("section", "name"), REAL)
 def test_a_whole_number_for_a_real_one_becomes_real(section: str, name: str) -> None:
     kind = SECTIONS[section]
-    if name in ("validation_fraction", "test_fraction", "decay_fraction", "centre_momentum"):  # below 1, so no whole number fits
+    if name in (
+        "validation_fraction",
+        "test_fraction",
+        "decay_fraction",
+        "centre_momentum",
+    ):  # below 1, so no whole number fits
         with pytest.raises(UsageError, match=r"1\.0"):
             kind(**{name: 1})
         return

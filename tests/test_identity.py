@@ -12,7 +12,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from cass_tune import identity
-from cass_tune.config import SECTIONS, Data, Dino, Finetune, Pretrain, Section, Trial, control, get_field, with_field
+from cass_tune.config import (
+    METHODS,
+    SECTIONS,
+    Data,
+    Dino,
+    Finetune,
+    Pretrain,
+    Section,
+    Trial,
+    control,
+    get_field,
+    with_field,
+)
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, digest, matters, segments, trial_digest
 from cass_tune.presets import RECIPES
@@ -288,6 +300,13 @@ def test_what_matters_is_what_is_hashed(base: Trial, path: str, kind: str) -> No
     trial = control(base) if kind == "control" else base
     changed = with_field(trial, path, other_value(trial, path))
     assert matters(trial, path) == (trial_digest(changed, INPUTS) != trial_digest(trial, INPUTS))
+
+
+@pytest.mark.parametrize("path", OF_CASS)
+def test_variants_of_cass_matter_to_it_and_perhaps_to_your_own_method(path: str) -> None:
+    """Other methods refuse them (`tests/test_config.py`)."""
+    matter = {m: matters(with_field(SMALL, "pretrain.method", m), path) for m in (*METHODS, "my.module:Mine")}
+    assert matter == {"cass": True, "dino": False, "supervised": False, "none": False, "my.module:Mine": True}
 
 
 @pytest.mark.parametrize("path", ["seed", "pretrain.method"])
