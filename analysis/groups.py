@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import pandas as pd
 
-from analysis.frames import Values, by, first, where
+from analysis.frames import Values, by, first
 from analysis.results import FIELDS, column
 from cass_tune.config import SECTIONS, Pretrain, Trial
 from cass_tune.identity import matters
@@ -41,7 +41,7 @@ def split(frame: pd.DataFrame, axes: list[str]) -> list[Group]:
     """Return the groups, the last asked for first.
 
     A setting that cannot matter to a method does not keep its rows out of a group: a control has no pretraining
-    settings, so it belongs to every group with which the others agree. Rows that belong to none are groups of their own.
+    settings, so it belongs to every group with which the others agree. Rows that belong to none are a group.
     """
     keys = _key_columns(axes)
     found: list[tuple[list[pd.DataFrame], Values]] = []

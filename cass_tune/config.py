@@ -221,9 +221,8 @@ class Pretrain(Section):
 
     def _end_rule(self) -> str:
         start, end = (flag(type(self), name) for name in ("weight_decay", "weight_decay_end"))
-        return (
-            "" if self.weight_decay > 0 else f"{end} {self.weight_decay_end} needs {start} above 0, to lead from there."
-        )
+        text = f"{end} {self.weight_decay_end} needs {start} above 0, to lead from there."
+        return "" if self.weight_decay > 0 else text
 
     def _trunk_rule(self) -> str:
         has_warmup = not self._at_least("epochs", 1) and 0 < self.warmup_epochs < self.epochs

@@ -131,7 +131,7 @@ def _evaluation(config: Mapping[str, Any], counts: Mapping[str, Any], phase: str
 
 
 def published(rate: float, counts: Mapping[str, Any]) -> Judge:
-    """Return a judge by a published rate, for the paper's networks at its image size alone, and of pretraining for CASS.
+    """Return a judge by a published rate: of the paper's networks at its image size alone, pretrained by CASS.
 
     Args:
         rate: images per second of pretraining.
@@ -413,9 +413,8 @@ class Estimator:
 
     def _parameters_stored(self, trial: Trial, stored: Sequence[Wanted]) -> int | None:
         """Return the number by a stored end of a pretraining of the same networks, or None."""
-        same = (
-            w for w in stored if _networks(w.trial) == _networks(trial) and w.trial.pretrain.method in NETWORKS_ALONE
-        )
+        plain = (item for item in stored if item.trial.pretrain.method in NETWORKS_ALONE)
+        same = (item for item in plain if _networks(item.trial) == _networks(trial))
         return next((size // STATE_BYTES for size in self._stored_bytes(same)), None)
 
     def _stored_bytes(self, items: Iterable[Wanted]) -> Iterator[int]:
