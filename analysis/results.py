@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import pandas as pd
 
 from analysis.frames import once, where
-from cass_tune.config import ARMS, SECTIONS, Trial
+from cass_tune.config import ARMS, SECTIONS, Trial, get_field
 from cass_tune.errors import UsageError
 from cass_tune.identity import matters
 from cass_tune.results import Record, Results, StudyFolder, TrialFolder
@@ -145,14 +145,13 @@ def _asked(plan: Record, trial: Record) -> Record:
 
 
 def _settings(config: Record) -> Record:
-    """Return every field of the configuration that matters to its trial, the others as missing."""
-    known: dict[str, Any] = {name: kind(**config.get(name, {})) for name, kind in SECTIONS.items()}
-    trial = Trial(**known, seed=config["seed"])
-    sections = {path: path.partition(".") for path in FIELDS}
-    return {
-        column(path): getattr(getattr(trial, section), name) if matters(trial, path) else None
-        for path, (section, _, name) in sections.items()
-    }
+    """Return every field of the configuration that matters to its trial, the others as missing.
+
+    A section or field that was added after it was written has its default.
+    """
+    sections: Record = {name: kind(**config.get(name, {})) for name, kind in SECTIONS.items()}
+    trial = Trial(**sections, seed=config["seed"])
+    return {column(path): get_field(trial, path) if matters(trial, path) else None for path in FIELDS}
 
 
 def _became(folder: TrialFolder) -> Record:

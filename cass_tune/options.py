@@ -296,7 +296,7 @@ def _option_field(owner: type, item: Any, path: str, axes: Collection[str]) -> t
 
     hint = _hint(path, axes)
     text = _texts(owner)[item.name]
-    if hint is bool:
+    if hint is bool and owner is Settings:
         flag = tyro.conf.arg(help=text, help_behavior_hint="")
         return item.name, Annotated[bool, tyro.conf.FlagCreatePairsOff, flag], False
     default = "" if item.default in (None, ()) else f"(default: {item.default})"
@@ -362,6 +362,9 @@ def _convert_into(
         problems.append(f"{option(path)} takes {_metavar(hint)}, but got {shown!r} ({source}).")
 
 
+_BOOLS = {"true": True, "false": False}
+
+
 def _convert(text: Any, hint: Any) -> Any:
     for kind in _alternatives(hint):
         if get_origin(kind) is Literal:
@@ -370,6 +373,8 @@ def _convert(text: Any, hint: Any) -> Any:
         elif kind is bool:
             if isinstance(text, bool):
                 return text
+            if isinstance(text, str) and text in _BOOLS:
+                return _BOOLS[text]
         elif isinstance(text, bool | dict | list):  # of the file
             continue
         else:

@@ -27,11 +27,15 @@ OPTIONS = """
 --pretrain.method --pretrain.cnn --pretrain.vit --pretrain.weights --pretrain.cnn-weights --pretrain.vit-weights
 --pretrain.embedding-dim --pretrain.epochs --pretrain.batch-size --pretrain.learning-rate
 --pretrain.vit-learning-rate --pretrain.min-learning-rate --pretrain.schedule --pretrain.schedule-t-max-steps
---pretrain.warmup-epochs --pretrain.decay-fraction --pretrain.optimiser --pretrain.weight-decay --pretrain.clip-norm
+--pretrain.warmup-epochs --pretrain.decay-fraction --pretrain.optimiser --pretrain.weight-decay
+--pretrain.weight-decay-end --pretrain.clip-norm --pretrain.variance-weight --pretrain.predictor
 --finetune.epochs --finetune.batch-size --finetune.learning-rate --finetune.min-learning-rate
 --finetune.vit-learning-rate --finetune.schedule --finetune.schedule-t-max-steps --finetune.warmup-epochs
 --finetune.optimiser --finetune.weight-decay --finetune.clip-norm --finetune.focal-gamma --finetune.class-weights
 --finetune.select-by --finetune.patience
+--dino.outputs --dino.local-crops --dino.local-crop-px --dino.momentum --dino.momentum-end --dino.teacher-temperature
+--dino.teacher-temperature-start --dino.teacher-warmup-epochs --dino.student-temperature --dino.centre-momentum
+--dino.frozen-epochs
 """
 """The surface of the command line, in any order: scripts depend on every one, and none may be added by accident."""
 
@@ -81,6 +85,11 @@ def test_nothing_given_is_nothing_chosen(read: Parse) -> None:
         ("--data.label-fraction 0.1 1", "data.label_fraction", (0.1, 1.0)),
         ("--data brain_mri", "data.name", "brain_mri"),
         ("--data.name brain_mri", "data.name", "brain_mri"),
+        ("--pretrain.predictor true", "pretrain.predictor", True),
+        ("--pretrain.predictor false", "pretrain.predictor", False),
+        ("--pretrain.method my.module:Mine", "pretrain.method", "my.module:Mine"),
+        ("--dino.local-crop-px 32", "dino.local_crop_px", 32),
+        ("--dino.momentum 1", "dino.momentum", 1.0),
     ],
 )
 def test_a_field_gets_its_type(read: Parse, line: str, path: str, value: Any) -> None:

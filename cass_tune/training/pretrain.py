@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,25 @@ from cass_tune.training.rows import epoch_row, peak_memory_gib
 from cass_tune.training.state import State, below
 
 logger = logging.getLogger(__name__)
+
+
+MOMENTS_BYTES = 8
+"""Per parameter that is trained: Adam's two moments, float32."""
+
+
+def state_bytes(trial: Trial, arms: Mapping[str, nn.Module]) -> int:
+    """Return about how many bytes `Pretraining.state` has between two epochs, without anything being computed.
+
+    Args:
+        trial: its `pretrain` part and the method's own are used.
+        arms: the networks, whose tensors may be without content (device ``meta``).
+    """
+    with torch.device("meta"):
+        copies = nn.ModuleDict({arm: copy.deepcopy(arms[arm]).to("meta") for arm in ARMS})
+        method = method_class(trial.pretrain.method)(trial, copies, ("one", "other"))
+    kept = sum(value.numel() * value.element_size() for value in method.state_dict().values())
+    trained = {p: p.numel() for arm in ARMS for p in method.trained(arm).parameters() if p.requires_grad}
+    return kept + MOMENTS_BYTES * sum(trained.values())
 
 
 class Pretraining:

@@ -212,6 +212,29 @@ def test_controls_of_other_finetuning_are_a_table_of_their_own(root: Root) -> No
     assert len(groups[0].frame) == 2 * len(SEEDS)
 
 
+def test_methods_stand_in_one_table_whatever_only_one_of_them_has(tmp_path: Path) -> None:
+    """The section of DINO is no setting of CASS, whose variants are none of DINO: neither parts them."""
+    axes = ["pretrain.method"]
+    methods = [replace(SMALL, pretrain_method=method) for method in ("cass", "dino", "supervised", "none")]
+    root = Root(tmp_path)
+    root.plan(methods, axes)
+    (group,) = split(load(root.study), axes)
+    assert group.frame["pretrain_method"].tolist() == [m for m in ("cass", "dino", "supervised", "none") for _ in "ab"]
+    assert (group.settings["dino_outputs"], group.settings["pretrain_variance_weight"]) == (65536, 0.0)
+
+    root.plan([replace(SMALL, pretrain_method="dino", dino_outputs=64)], axes)
+    last, first = split(load(root.study), axes)
+    assert last.frame["pretrain_method"].tolist() == [m for m in ("dino", "cass", "supervised", "none") for _ in "ab"]
+    assert len(first.frame) == 8 and first.settings["dino_outputs"] == 65536
+
+
+def test_a_section_of_dino_parts_no_trials_of_cass(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.plan([replace(SMALL, dino_outputs=64), replace(SMALL, seed=1), replace(SMALL, pretrain_method="dino")])
+    groups = split(load(root.study), ["pretrain.batch_size"])
+    assert [group.settings["pretrain_method"] for group in groups] == ["cass", "dino"]
+
+
 def test_results_of_another_version_are_not_pooled(root: Root) -> None:
     root.plan([replace(trial, seed=trial.seed + 10) for trial in EIGHT], results_version=2)
     groups = split(load(root.study), ["pretrain.batch_size"])
