@@ -17,6 +17,9 @@ from cass_tune.errors import UsageError
 ARMS = ("cnn", "vit")
 """The two networks of a trial, in the order in which they are finetuned."""
 
+PROBES = ("linear", "knn")
+"""The probes of an arm's frozen features (`cass_tune.training.feature_probes`)."""
+
 _PLACE: dict[str, Any] = {"identity": False}
 
 
