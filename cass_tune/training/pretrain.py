@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ from cass_tune.training.state import State, below
 
 logger = logging.getLogger(__name__)
 
+Monitor = Callable[[int, nn.ModuleDict], Mapping[str, float]]
+"""Returns further columns of an epoch's row, of the epoch's number and the arms, which it leaves as they are."""
+
 
 class Pretraining:
     """Trains both arms in place.
@@ -33,6 +36,7 @@ class Pretraining:
         positions: images to train on.
         stop_on_collapse: raise `Collapsed` instead of warning.
         after_step: called between two steps, when `state` may be asked for; what it raises ends the run.
+        monitor: called at the end of every epoch, when `state` may still be asked for.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Pretraining:
         *,
         stop_on_collapse: bool = False,
         after_step: Callable[[], None] = lambda: None,
+        monitor: Monitor | None = None,
     ) -> None:
         config = trial.pretrain
         self.rows: list[dict[str, Any]] = []
@@ -53,6 +58,7 @@ class Pretraining:
         self._positions = positions
         self._stop_on_collapse = stop_on_collapse
         self._after_step = after_step
+        self._monitor = monitor
         self._device = next(arms.parameters()).device
         self._method: Method = METHODS[config.method]
         self._normalisation = {arm: normalisation(arms[arm]) for arm in ARMS}
@@ -155,9 +161,10 @@ class Pretraining:
             self._after_step()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        loss = self._loss.mean()  # outputs that are not finite cannot be measured
-        health = self._health.measure()
         seconds = self._seconds + time.perf_counter() - self._started
+        loss = self._loss.mean()  # outputs that are not finite cannot be measured
+        monitored = self._monitor(self.epoch + 1, self.arms) if self._monitor else {}
+        health = self._health.measure()  # forgets the outputs, which belong to the state until here
         return epoch_row(
             phase="pretrain",
             epoch=self.epoch + 1,
@@ -170,6 +177,7 @@ class Pretraining:
             collapsed=health.collapsed,
             reused=False,
             **health.row(),
+            **monitored,
         )
 
     def _judge(self) -> None:
