@@ -129,7 +129,8 @@ def text_rows(table: pd.DataFrame, axes: list[str], *, is_narrow: bool) -> list[
     Args:
         table: what `analysis.cells.f1_table` returned.
         axes: the study's axes.
-        is_narrow: short forms for a terminal, instead of full intervals, models and counts.
+        is_narrow: short forms for a terminal, instead of full intervals, models and counts; where there are probes,
+            they take the place of the time, which has a table of its own.
     """
     columns = [axis for axis in axes if axis != "pretrain.method"]
     with_published = has_published(table)
@@ -137,7 +138,7 @@ def text_rows(table: pd.DataFrame, axes: list[str], *, is_narrow: bool) -> list[
     probes = shown_probes(table)
     headers += ["macro-F1", "control", "difference", "micro-F1"] + ["publ."] * with_published
     headers += [_PROBE_NAMES[probe] for probe in probes]
-    headers += [*(["time"] if is_narrow else ["pretraining", "finetuning"]), "state"]
+    headers += [*(["time"] * (not probes) if is_narrow else ["pretraining", "finetuning"]), "state"]
     return [headers, *(_row(row, columns, probes, is_narrow, with_published) for row in records(table))]
 
 
@@ -150,6 +151,8 @@ def _row(row: Values, axes: list[str], probes: list[str], is_narrow: bool, with_
         return found.text(signed) + (f" n={found.n}" if found.n > 1 else "")
 
     times = [duration(row[f"{part}_seconds"]) for part in ("pretrain", "finetune")]
+    if is_narrow:
+        times = [] if probes else [" + ".join(text for text in times if text != "-") or "-"]
     mark = "*" * bool(row["outputs_collapsed"]) + "#" * bool(row["crossed_devices"])
     settings = [setting(column(axis), row[column(axis)]) for axis in axes]
     published = [] if row["published_value"] is None else [f"{row['published_value']:.4g}"]
@@ -164,7 +167,7 @@ def _row(row: Values, axes: list[str], probes: list[str], is_narrow: bool, with_
         estimate("micro_f1_at_half"),
         *((published or ["-"]) if with_published else []),
         *(_probe_text(row, probe, is_narrow) for probe in probes),
-        *([" + ".join(text for text in times if text != "-") or "-"] if is_narrow else times),
+        *times,
         state_text(row),
     ]
 

@@ -17,9 +17,12 @@ from cass_tune.results import Record
 EXPLANATION = (
     "+- is half of the two-sided 95 % Student-t interval over seeds ([...] is the interval). Control: the same"
     " finetuning without pretraining, on the same seeds; difference: paired by seed. macro-F1 by argmax; micro-F1 of"
-    " the sigmoids at 0.5. time: pretraining of both arms + finetuning of this arm, mean over seeds."
+    " the sigmoids at 0.5."
 )
 """What every table's columns stand for."""
+
+TIME_EXPLAINED = " time: pretraining of both arms + finetuning of this arm, mean over seeds."
+"""What the column of times stands for, where there is one."""
 
 PROBES_EXPLAINED = (
     "linear, kNN: macro-F1 of probes of the frozen features from which finetuning starts (for the control: of the"

@@ -27,8 +27,8 @@ METRICS = (
 """What is measured, of the test images under these names and of the validation images as ``validation_<name>``."""
 
 PROBE_METRICS = ("macro_f1", "balanced_accuracy", "accuracy", "auroc")
-"""What is measured of a probe of the frozen features: ``<probe>_<name>`` of the test images, ``<probe>_validation_<name>``
-of the validation images."""
+"""What is measured of a probe of the frozen features: as ``<probe>_<name>`` of the test images and, of the validation
+images, as ``<probe>_validation_<name>``."""
 
 _COUNTS = ("pretrain", "labelled", "validation", "test")
 _PARTS = {"train": "listed_train", "val": "listed_validation", "test": "listed_test"}

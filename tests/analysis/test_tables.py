@@ -329,11 +329,13 @@ class TestProbes:
         assert f"| {summarise([0.6, 0.61, 0.62]).text()} n=3 | 0.500 [0.500, 0.500] n=3 |" in text
         assert "| missing | missing |" in text
 
-    def test_the_text_fits_the_terminal(self, root: Root) -> None:
-        finish(root, EIGHT)
-        for trial in EIGHT:
+    def test_the_text_fits_the_terminal(self, tmp_path: Path) -> None:
+        root = full(tmp_path, BRAIN_MRI)
+        for trial in cells(LARGE, "pretrain.batch_size", [8, 12, 16], SEEDS):
             root.probe(trial, linear=0.6, knn=0.5)
-        assert max(map(len, tables.render(root.study).splitlines())) <= 120
+        text = tables.render(root.study, PAPER)
+        assert max(map(len, text.splitlines())) <= 120
+        assert "publ." in text and " time:" not in text  # it has a table of its own
 
     def test_probes_of_another_version_are_missing(self, root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
         root.probe(EIGHT[0], linear=0.6, knn=0.5)
