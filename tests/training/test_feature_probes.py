@@ -152,7 +152,7 @@ class TestC:
         rng = np.random.default_rng(0)
         labels = np.repeat([0, 1], [90, 10])
         few = Features(values=rng.standard_normal((100, 3)) + labels[:, None] * 0.5, labels=labels)
-        same = dict.fromkeys(("labelled", "validation", "test"), few)
+        same: Parts = {"labelled": few, "validation": few, "test": few}
         found = [linear_probe(same, 2, is_balanced=balanced)["test"] for balanced in (True, False)]
         assert found[0]["balanced_accuracy"] > found[1]["balanced_accuracy"]
 
