@@ -120,7 +120,7 @@ def has_published(table: pd.DataFrame) -> bool:
 
 def shown_probes(table: pd.DataFrame) -> list[str]:
     """Return the probes that any row of an F1 table has a number of."""
-    return [probe for probe in PROBES if (table[f"{probe}_macro_f1_n"] > 0).any()]
+    return [probe for probe in PROBES if sum(table[f"{probe}_macro_f1_n"].tolist())]
 
 
 def text_rows(table: pd.DataFrame, axes: list[str], *, is_narrow: bool) -> list[list[str]]:

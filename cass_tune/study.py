@@ -153,7 +153,7 @@ class _Command:
         why, price = " ".join(unchecked), self.settings.price
         self.console.say(*plan_lines(wanted, missing, states, listing, estimate, unchecked=why, price=price))
         if late:
-            self.console.say(f"probes: {len(late)} finished trials lack them and are probed without training")
+            self.console.say(f"probes: finished trials that get the ones they lack, without training: {len(late)}")
         if self.settings.dry_run or listing is None or estimator is None:
             self.console.say(*(f"  {line}" for line in trial_lines(wanted, states)), DRY_RUN)
             return ending.DONE
