@@ -21,6 +21,9 @@ ARMS = ("cnn", "vit")
 METHODS = ("cass", "dino", "supervised", "none")
 """Names of the pretraining methods (`cass_tune.methods`)."""
 
+PROBES = ("linear", "knn")
+"""The probes of an arm's frozen features (`cass_tune.training.feature_probes`)."""
+
 _PLACE: dict[str, Any] = {"identity": False}
 
 

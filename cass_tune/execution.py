@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cass_tune import ending
 from cass_tune.budget import Budget, Gate
 from cass_tune.config import ARMS, Trial
-from cass_tune.console import Console, Progress, duration
+from cass_tune.console import Console, Progress, Work, duration
 from cass_tune.data.listing import Listing
 from cass_tune.environment import commit
 from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
@@ -49,6 +49,7 @@ class _Run:
 
     Args:
         missing: trials to run, in order.
+        late: finished trials that are only probed.
         own: epochs of pretraining that each computes itself, by its identity.
         estimator: judges them.
         progress: shows them.
@@ -57,6 +58,7 @@ class _Run:
     """
 
     missing: Sequence[Wanted]
+    late: Sequence[Wanted]
     own: Mapping[str, int]
     estimator: Estimator
     progress: Progress
@@ -64,8 +66,8 @@ class _Run:
     gate: Gate
 
     def rest(self) -> list[Wanted]:
-        """Return the trials that are neither done nor failed."""
-        return [item for item in self.missing if not self.events.has_settled(str(item.digest))]
+        """Return the trials of this run that are neither done nor failed."""
+        return [item for item in (*self.missing, *self.late) if not self.events.has_settled(str(item.digest))]
 
 
 class Execution:
@@ -165,26 +167,39 @@ class Execution:
                 "Give --device cpu to do it all the same, or --preset demo for small networks on the same data."
             )
 
-    def run(self, missing: Sequence[Wanted], listing: Listing, estimator: Estimator, *, done: int) -> None:
+    def run(
+        self,
+        missing: Sequence[Wanted],
+        listing: Listing,
+        estimator: Estimator,
+        *,
+        done: int,
+        late: Sequence[Wanted] = (),
+    ) -> None:
         """Run trials; a failing one leaves the others running.
 
         Args:
             missing: trials to run, in order.
+            late: finished trials that are only probed, after the others.
             listing: their data.
             estimator: has judged them.
             done: trials of the study that are finished already, for the progress.
         """
-        self._say_room(missing, estimator)
+        every = [*missing, *late]
+        if missing:
+            self._say_room(missing, estimator)
         if not self.settings.address:
-            self._resize_images(missing, listing)
-        self.known_failures = {str(item.digest): self._failure_of(item) for item in missing}
+            self._resize_images(every, listing)
+        self.known_failures = {str(item.digest): self._failure_of(item) for item in every}
         own = own_epochs(missing, lambda stage: self.results.stage(stage).ends())
         works = {w: work(item, estimator.sizes(item.trial), own[w]) for item in missing for w in [str(item.digest)]}
+        works |= {str(item.digest): Work(name=f"probes of {item.name}", phases={}) for item in late}
         progress = Progress(self.console, works, finished=done)
-        budget = self._budget(missing, estimator)
-        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(missing), budget)
+        budget = self._budget(every, estimator)
+        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(every), budget)
         run = _Run(
             missing=missing,
+            late=late,
             own=own,
             estimator=estimator,
             progress=progress,
@@ -221,6 +236,8 @@ class Execution:
             probe: `cass_tune.probe.probe`, here or where trials run.
         """
         assumed, run.estimator.device = run.estimator.device, device
+        if not run.missing:
+            return
         unknown = run.estimator.unknown_kinds(run.missing, run.own)
         is_probed = bool(unknown and self.settings.probe_seconds)
         if is_probed:
@@ -258,9 +275,11 @@ class Execution:
             "checkpoint_every_minutes",
             "max_failures",
             "preemption_command",
+            "probe_every",
         )
         chosen = {name: getattr(self.settings, name) for name in names}
-        return RunOptions(device=device, redo=self.settings.redo == "all", commit=commit(), run=self.run_name, **chosen)
+        chosen |= {"probes": self.settings.chosen_probes, "redo": self.settings.redo == "all"}
+        return RunOptions(device=device, commit=commit(), run=self.run_name, **chosen)
 
     def _device(self, has_gpu: bool) -> str:
         if self.settings.device != "auto":
@@ -276,7 +295,7 @@ class Execution:
         device = self._device(torch.cuda.is_available())
         self._measure(run, device, probe)
         options = self._options(device)
-        line = list(run.missing)
+        line = run.rest()
         tries: Counter[str] = Counter()
         with run.progress.shown(), stopped_by_signals(self.stop) as came:
             while line and self.stop.reason is None:
@@ -353,7 +372,7 @@ class Execution:
     def _rounds(self, run: _Run, resources: Mapping[str, float], options: RunOptions) -> None:
         from cass_tune import runner
 
-        rest = list(run.missing)
+        rest = run.rest()
         for _ in range(ROUNDS):
             runner.run_trials(
                 rest,

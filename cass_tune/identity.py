@@ -19,6 +19,9 @@ from cass_tune.config import ARMS, Section, Trial
 RESULTS_VERSION = 1
 """Raised by hand when the code changes numbers on purpose (`tests/test_golden_numbers.py` guards it)."""
 
+PROBES_VERSION = 1
+"""The same for the probes of frozen features, which are no part of a trial's identity; older ones are made again."""
+
 ID_DIGITS = 12
 """Hexadecimal digits of a digest that name a folder; a folder grows by four when two digests ever meet."""
 

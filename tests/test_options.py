@@ -20,7 +20,8 @@ Parse = Callable[..., Given]
 OPTIONS = """
 --dry-run --status --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights --keep-stages
 --local --address --device --gpus-per-trial --cpus-per-trial --threads --workers
---checkpoint-every-minutes --max-failures --preemption-command --budget-hours --price --probe-seconds
+--checkpoint-every-minutes --max-failures --preemption-command --budget-hours --price --probe-seconds --probes
+--probe-every
 --data --data.name --data.root --data.table --data.path-column --data.label-column --data.split-column
 --data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction --data.pretrain-fraction
 --data.validation-fraction --data.test-fraction --data.split-seed --data.normalisation
@@ -323,3 +324,23 @@ def test_settings_refuse_by_themselves() -> None:
     with pytest.raises(UsageError) as caught:
         Settings(threads=0, workers=-1, gpus_per_trial=1.5, seeds=(), local=True, address="auto")
     assert len(caught.value.problems) == 6
+
+
+class TestProbes:
+    def test_default_and_order(self, read: Parse) -> None:
+        assert read().settings.chosen_probes == ("linear", "knn")
+        assert read("--probes knn linear").settings.chosen_probes == ("linear", "knn")
+        assert read("--probes none").settings.chosen_probes == ()
+        assert read(toml='probes = "knn"').settings.chosen_probes == ("knn",)
+
+    @pytest.mark.parametrize("words", ["knn none", "knn knn"])
+    def test_contradictions(self, problems: Problems, words: str) -> None:
+        (text,) = problems(f"--probes {words}")
+        assert text == f"--probes takes linear, knn or both, each once, or none alone, but got {words}."
+
+    def test_unknown(self, problems: Problems) -> None:
+        (text,) = problems("--probes svm")
+        assert text.startswith("--probes takes linear|knn|none") and "svm" in text
+
+    def test_every(self, problems: Problems) -> None:
+        assert problems("--probe-every -1") == ("--probe-every must be at least 0, but got -1.",)

@@ -25,12 +25,15 @@ from cass_tune.training.state import State, below
 
 logger = logging.getLogger(__name__)
 
+Monitor = Callable[[int, nn.ModuleDict], Mapping[str, float]]
+"""Returns further columns of an epoch's row, of the epoch's number and the arms, which it leaves as they are."""
+
 
 MOMENTS_BYTES = 8
 """Per parameter that is trained: Adam's two moments, float32."""
 
 
-def state_bytes(trial: Trial, arms: Mapping[str, nn.Module]) -> int:
+def state_bytes(trial: Trial, arms: Mapping[str, nn.Module] | nn.ModuleDict) -> int:
     """Return about how many bytes `Pretraining.state` has between two epochs, without anything being computed.
 
     Args:
@@ -55,6 +58,7 @@ class Pretraining:
         positions: images to train on.
         stop_on_collapse: raise `Collapsed` instead of warning.
         after_step: called between two steps, when `state` may be asked for; what it raises ends the run.
+        monitor: called at the end of every epoch, when `state` may still be asked for.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Pretraining:
         *,
         stop_on_collapse: bool = False,
         after_step: Callable[[], None] = lambda: None,
+        monitor: Monitor | None = None,
     ) -> None:
         config = trial.pretrain
         self.rows: list[dict[str, Any]] = []
@@ -75,6 +80,7 @@ class Pretraining:
         self._positions = positions
         self._stop_on_collapse = stop_on_collapse
         self._after_step = after_step
+        self._monitor = monitor
         self._device = next(arms.parameters()).device
         torch.manual_seed(torch_seed(trial.seed, "method"))
         self.method = method_class(config.method)(trial, arms, batches.classes).to(self._device)
@@ -185,9 +191,12 @@ class Pretraining:
             self._after_step()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        loss = self._loss.mean()  # outputs that are not finite cannot be measured
-        health = self._health.measure(is_common=self.method.has_common_outputs)
         seconds = self._seconds + time.perf_counter() - self._started
+        loss = self._loss.mean()  # outputs that are not finite cannot be measured
+        monitored = self._monitor(self.epoch + 1, self.arms) if self._monitor else {}
+        health = self._health.measure(
+            is_common=self.method.has_common_outputs
+        )  # forgets the outputs, which belong to the state until here
         return epoch_row(
             phase="pretrain",
             epoch=self.epoch + 1,
@@ -200,6 +209,7 @@ class Pretraining:
             collapsed=health.collapsed,
             reused=False,
             **health.row(),
+            **monitored,
         )
 
     def _judge(self) -> None:
