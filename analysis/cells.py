@@ -13,6 +13,7 @@ from analysis.groups import control_axes
 from analysis.published import METRIC, Row, match
 from analysis.results import column
 from analysis.statistics import Estimate, paired_difference, summarise
+from cass_tune.config import PROBES
 
 _PARTS = ("mean", "low", "high", "n", "sd")
 STATES = ("failed", "running", "missing", "collapsed")
@@ -29,8 +30,8 @@ def f1_table(frame: pd.DataFrame, axes: list[str], published: Sequence[Row] = ()
 
     Returns:
         One row per cell and arm, arm by arm, controls last: the axes; mean, interval, n and standard deviation of
-        macro-F1, of the control's macro-F1 on the same seeds, of their paired difference and of micro-F1 at 0.5; the
-        published micro-F1 where it is comparable; seconds; and how many trials became what.
+        macro-F1, of the control's macro-F1 on the same seeds, of their paired difference, of micro-F1 at 0.5 and of the
+        probes' macro-F1; the published micro-F1 where it is comparable; seconds; and how many trials became what.
     """
     keys = ["arm", "pretrain_method", *(column(axis) for axis in axes if axis != "pretrain.method")]
     rows = [_cell_row(cell, _control_of(frame, cell, axes), keys, published) for cell in by(frame, keys)]
@@ -56,6 +57,7 @@ def _cell_row(cell: pd.DataFrame, control: pd.DataFrame, keys: list[str], publis
         **columns("control_macro_f1", summarise(control["macro_f1"])),
         **columns("difference", paired_difference(_by_seed(cell), _by_seed(control))),
         **columns("micro_f1_at_half", summarise(cell["micro_f1_at_half"])),
+        **{key: value for probe in PROBES for key, value in _of_probe(cell, probe).items()},
         **_published(row, published),
         "pretrain_seconds": cell["pretrain_seconds"].mean(),
         "finetune_seconds": cell["finetune_seconds"].mean(),
@@ -65,6 +67,10 @@ def _cell_row(cell: pd.DataFrame, control: pd.DataFrame, keys: list[str], publis
         "outputs_collapsed": len(where(cell, {"collapsed": True})),
         "crossed_devices": len(where(cell, {"crossed_devices": True})),
     }
+
+
+def _of_probe(cell: pd.DataFrame, probe: str) -> dict[str, float]:
+    return columns(f"{probe}_macro_f1", summarise(cell[f"{probe}_macro_f1"]))
 
 
 def _by_seed(rows: pd.DataFrame) -> pd.Series:

@@ -12,6 +12,7 @@ from analysis.cells import STATES, estimate_of, state_text
 from analysis.frames import Values, plain, records
 from analysis.results import column
 from analysis.statistics import Estimate
+from cass_tune.config import PROBES
 
 WIDTH = 120
 """Columns of a terminal that the text is made for."""
@@ -43,6 +44,7 @@ _LONG = {
     "finetune.batch_size": "Finetuning batch size (images)",
     "finetune.learning_rate": "Highest finetuning learning rate",
 }
+_PROBE_NAMES = {"linear": "linear", "knn": "kNN"}
 _UNITS = ((5400, 3600, "h"), (90, 60, "min"), (0, 1, "s"))
 _FRACTIONS = ("data_label_fraction", "data_pretrain_fraction")
 
@@ -116,23 +118,31 @@ def has_published(table: pd.DataFrame) -> bool:
     return any(value is not None for value in map(plain, table["published_value"]))
 
 
+def shown_probes(table: pd.DataFrame) -> list[str]:
+    """Return the probes that any row of an F1 table has a number of."""
+    return [probe for probe in PROBES if sum(table[f"{probe}_macro_f1_n"].tolist())]
+
+
 def text_rows(table: pd.DataFrame, axes: list[str], *, is_narrow: bool) -> list[list[str]]:
     """Return an F1 table as text: the headers, then a row per cell and arm.
 
     Args:
         table: what `analysis.cells.f1_table` returned.
         axes: the study's axes.
-        is_narrow: short forms for a terminal, instead of full intervals, models and counts.
+        is_narrow: short forms for a terminal, instead of full intervals, models and counts; where there are probes,
+            they take the place of the time, which has a table of its own.
     """
     columns = [axis for axis in axes if axis != "pretrain.method"]
     with_published = has_published(table)
     headers = ["arm", "method", *map(short_name, columns), *([] if is_narrow else ["model"])]
+    probes = shown_probes(table)
     headers += ["macro-F1", "control", "difference", "micro-F1"] + ["publ."] * with_published
-    headers += [*(["time"] if is_narrow else ["pretraining", "finetuning"]), "state"]
-    return [headers, *(_row(row, columns, is_narrow, with_published) for row in records(table))]
+    headers += [_PROBE_NAMES[probe] for probe in probes]
+    headers += [*(["time"] * (not probes) if is_narrow else ["pretraining", "finetuning"]), "state"]
+    return [headers, *(_row(row, columns, probes, is_narrow, with_published) for row in records(table))]
 
 
-def _row(row: Values, axes: list[str], is_narrow: bool, with_published: bool) -> list[str]:
+def _row(row: Values, axes: list[str], probes: list[str], is_narrow: bool, with_published: bool) -> list[str]:
     def estimate(name: str, signed: bool = False) -> str:
         found = estimate_of(row, name)
         if is_narrow:
@@ -141,6 +151,8 @@ def _row(row: Values, axes: list[str], is_narrow: bool, with_published: bool) ->
         return found.text(signed) + (f" n={found.n}" if found.n > 1 else "")
 
     times = [duration(row[f"{part}_seconds"]) for part in ("pretrain", "finetune")]
+    if is_narrow:
+        times = [] if probes else [" + ".join(text for text in times if text != "-") or "-"]
     mark = "*" * bool(row["outputs_collapsed"]) + "#" * bool(row["crossed_devices"])
     settings = [setting(column(axis), row[column(axis)]) for axis in axes]
     published = [] if row["published_value"] is None else [f"{row['published_value']:.4g}"]
@@ -154,9 +166,20 @@ def _row(row: Values, axes: list[str], is_narrow: bool, with_published: bool) ->
         estimate("difference", signed=True),
         estimate("micro_f1_at_half"),
         *((published or ["-"]) if with_published else []),
-        *([" + ".join(text for text in times if text != "-") or "-"] if is_narrow else times),
+        *(_probe_text(row, probe, is_narrow) for probe in probes),
+        *times,
         state_text(row),
     ]
+
+
+def _probe_text(row: Values, probe: str, is_narrow: bool) -> str:
+    """Return a probe's macro-F1 over the seeds that have it, in narrow tables its mean alone, or ``missing``."""
+    found = estimate_of(row, f"{probe}_macro_f1")
+    if found.n == 0:
+        return "missing"
+    if not is_narrow:
+        return found.text() + (f" n={found.n}" if found.n > 1 else "")
+    return f"{found.mean:.3f}" + (f" n={found.n}" if found.n != row["trials"] else "")
 
 
 def absent(row: Values) -> str:

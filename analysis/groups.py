@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import pandas as pd
 
-from analysis.frames import Values, by, records, where
+from analysis.frames import Values, by, plain, records, where
 from analysis.results import FIELDS, column
 from cass_tune.config import SECTIONS, Pretrain, Trial
 from cass_tune.identity import matters
@@ -63,7 +62,10 @@ def split(frame: pd.DataFrame, axes: list[str]) -> list[Group]:
 
 
 def _of_settings(rows: pd.DataFrame, own: list[str], *, is_together: bool) -> list[pd.DataFrame]:
-    """Return the rows of each setting of the pretraining; the last settings of several methods in one, and so on.
+    """Return the rows of each setting of the pretraining.
+
+    Where methods share a table, the first has the last settings of every method, and so on; a method that has no
+    further settings stands in all of them.
 
     Args:
         rows: with a pretraining, that agree in everything else.
@@ -77,8 +79,8 @@ def _of_settings(rows: pd.DataFrame, own: list[str], *, is_together: bool) -> li
         of_method[str(method)] = sorted(variants, key=lambda alike: min(alike["order"]))
     if not is_together:
         return [rows for variants in of_method.values() for rows in variants]
-    rounds = itertools.zip_longest(*of_method.values())
-    return [pd.concat([rows for rows in variants if rows is not None]) for variants in rounds]
+    rounds = range(max(map(len, of_method.values()), default=0))
+    return [pd.concat([own[min(number, len(own) - 1)] for own in of_method.values()]) for number in rounds]
 
 
 def _beyond_method(row: Values, own: list[str]) -> str:
@@ -89,9 +91,11 @@ def _beyond_method(row: Values, own: list[str]) -> str:
 
 
 def _settings(rows: pd.DataFrame, keys: list[str]) -> Values:
-    """Return the value of every column; of the settings that methods bring of their own, all values."""
-    values = {name: [None if pd.isna(value) else value for value in rows[name].unique()] for name in keys}
-    return {name: found[0] if len(found) == 1 else " / ".join(map(str, found)) for name, found in values.items()}
+    """Return the value of every column, without the rows to which it does not matter; of several values all."""
+    values = {name: [plain(value) for value in rows[name].unique() if plain(value) is not None] for name in keys}
+    return {
+        name: found[0] if len(found) == 1 else " / ".join(map(str, found)) or None for name, found in values.items()
+    }
 
 
 def differing(groups: list[Group]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.cells import cell_name
-from analysis.format import has_published, listing, setting, wrap
+from analysis.format import has_published, listing, setting, shown_probes, wrap
 from analysis.frames import once, records, where
 from analysis.groups import Group, differing
 from analysis.results import column
@@ -17,9 +17,19 @@ from cass_tune.results import Record
 EXPLANATION = (
     "+- is half of the two-sided 95 % Student-t interval over seeds ([...] is the interval). Control: the same"
     " finetuning without pretraining, on the same seeds; difference: paired by seed. macro-F1 by argmax; micro-F1 of"
-    " the sigmoids at 0.5. time: pretraining of both arms + finetuning of this arm, mean over seeds."
+    " the sigmoids at 0.5."
 )
 """What every table's columns stand for."""
+
+TIME_EXPLAINED = " time: pretraining of both arms + finetuning of this arm, mean over seeds."
+"""What the column of times stands for, where there is one."""
+
+PROBES_EXPLAINED = (
+    "linear, kNN: macro-F1 of probes of the frozen features from which finetuning starts (for the control: of the"
+    " starting weights), fitted on the same labelled images, mean over seeds. missing: not asked for, or the end of the"
+    " pretraining is not kept; n=: so many seeds have one."
+)
+"""What the columns of the probes stand for."""
 
 
 def heading(plan: Record, frame: pd.DataFrame, axes: list[str]) -> list[str]:
@@ -102,6 +112,8 @@ def footnotes(table: pd.DataFrame, axes: list[str]) -> list[str]:
     lines = []
     if has_published(table):
         lines.append("publ.: published micro-F1 at 0.5 of a comparable setting (sources below).")
+    if shown_probes(table):
+        lines.append(PROBES_EXPLAINED)
     for sign, name, text in (
         ("*", "outputs_collapsed", "The outputs of the pretraining collapsed in {}."),
         ("#", "crossed_devices", "More than one kind of device computed {}: these numbers need not repeat."),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import pandas as pd
 
 from analysis.frames import once, where
-from cass_tune.config import ARMS, SECTIONS, Trial
+from cass_tune.config import ARMS, PROBES, SECTIONS, Trial, get_field
 from cass_tune.errors import UsageError
 from cass_tune.identity import matters
 from cass_tune.results import Record, Results, StudyFolder, TrialFolder
@@ -25,6 +25,10 @@ METRICS = (
     "loss",
 )
 """What is measured, of the test images under these names and of the validation images as ``validation_<name>``."""
+
+PROBE_METRICS = ("macro_f1", "balanced_accuracy", "accuracy", "auroc")
+"""What is measured of a probe of the frozen features: as ``<probe>_<name>`` of the test images and, of the validation
+images, as ``<probe>_validation_<name>``."""
 
 _COUNTS = ("pretrain", "labelled", "validation", "test")
 _PARTS = {"train": "listed_train", "val": "listed_validation", "test": "listed_test"}
@@ -55,6 +59,10 @@ _KINDS: dict[str, type] = {
     **{column(path): kind for path, kind in FIELDS.items()},
     **dict.fromkeys(METRICS, float),
     **{f"validation_{name}": float for name in METRICS},
+    **{f"{probe}{part}_{name}": float for probe in PROBES for part in ("", "_validation") for name in PROBE_METRICS},
+    "linear_c": float,
+    "linear_converged": bool,
+    "knn_k": int,
     **dict.fromkeys(("pretrain_seconds", "finetune_seconds"), float),
     **{f"images_{name}": int for name in _COUNTS},
     **dict.fromkeys(_PARTS.values(), int),
@@ -124,9 +132,10 @@ def wanted_trials(plans: list[Record]) -> list[tuple[int, Record, Record]]:
 def _rows(results: Results, plan: Record, trial: Record, place: Record) -> Iterator[Record]:
     folder = results.trial(trial["digest"])
     common = {**place, **_asked(plan, trial), **_became(folder)}
-    result = folder.result() or {}
+    result, probes = folder.result() or {}, (folder.probes() or {}).get("arms", {})
     for arm in ARMS:
-        yield {**common, "arm": arm, "weights": trial["weights"][arm], **_of_arm(result, trial["config"], arm)}
+        own = {"arm": arm, "weights": trial["weights"][arm], **_probed(probes.get(arm, {}))}
+        yield {**common, **own, **_of_arm(result, trial["config"], arm)}
 
 
 def _asked(plan: Record, trial: Record) -> Record:
@@ -145,14 +154,13 @@ def _asked(plan: Record, trial: Record) -> Record:
 
 
 def _settings(config: Record) -> Record:
-    """Return every field of the configuration that matters to its trial, the others as missing."""
-    known: dict[str, Any] = {name: kind(**config.get(name, {})) for name, kind in SECTIONS.items()}
-    trial = Trial(**known, seed=config["seed"])
-    sections = {path: path.partition(".") for path in FIELDS}
-    return {
-        column(path): getattr(getattr(trial, section), name) if matters(trial, path) else None
-        for path, (section, _, name) in sections.items()
-    }
+    """Return every field of the configuration that matters to its trial, the others as missing.
+
+    A section or field that was added after it was written has its default.
+    """
+    sections: Record = {name: kind(**config.get(name, {})) for name, kind in SECTIONS.items()}
+    trial = Trial(**sections, seed=config["seed"])
+    return {column(path): get_field(trial, path) if matters(trial, path) else None for path in FIELDS}
 
 
 def _became(folder: TrialFolder) -> Record:
@@ -188,6 +196,17 @@ def _of_arm(result: Record, config: Record, arm: str) -> Record:
         "pretrain_seconds": None if is_control else result["seconds"].get("pretrain"),
         "finetune_seconds": result["seconds"].get(arm),
     }
+
+
+def _probed(found: Record) -> Record:
+    """Return the columns of the probes of an arm."""
+    row: Record = {}
+    for probe in PROBES:
+        for part, label in (("test", probe), ("validation", f"{probe}_validation")):
+            values = found.get(probe, {}).get(part, {})
+            row |= {f"{label}_{name}": values.get(name) for name in PROBE_METRICS}
+    linear, knn = found.get("linear", {}), found.get("knn", {})
+    return {**row, "linear_c": linear.get("c"), "linear_converged": linear.get("converged"), "knn_k": knn.get("k")}
 
 
 def _index(frame: pd.DataFrame) -> pd.DataFrame:

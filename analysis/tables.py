@@ -14,11 +14,11 @@ import pandas as pd
 from analysis.cells import f1_table
 from analysis.command import run
 from analysis.comparison import comparison
-from analysis.format import aligned, markdown, text_rows, wrap
+from analysis.format import aligned, markdown, shown_probes, text_rows, wrap
 from analysis.groups import Group, file_names, split
 from analysis.methods import explanation as methods_explanation
 from analysis.methods import has_several, method_rows, method_table
-from analysis.notes import EXPLANATION, footnotes, group_heading, heading, unfinished
+from analysis.notes import EXPLANATION, TIME_EXPLAINED, footnotes, group_heading, heading, unfinished
 from analysis.published import select
 from analysis.results import load, read_plans, save, study_axes
 from analysis.robustness import EXPLANATION as ROBUSTNESS
@@ -115,7 +115,9 @@ def _render(found: _Tables) -> str:
     for index, table in enumerate(found.f1):
         text = aligned(text_rows(table, found.axes, is_narrow=True))
         blocks += [[*group_heading(found.groups, index), text], footnotes(table, found.axes)]
-    blocks += [[wrap(EXPLANATION)], *_method_blocks(found), *_time_blocks(found), unfinished(found.frame)]
+    has_times = not all(map(shown_probes, found.f1))
+    blocks += [[wrap(EXPLANATION + TIME_EXPLAINED * has_times)], *_method_blocks(found), *_time_blocks(found)]
+    blocks += [unfinished(found.frame)]
     blocks += [comparison(found.frame, found.published)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
@@ -153,7 +155,9 @@ def _write(study: StudyFolder, found: _Tables) -> list[AnyPath]:
     for index, name in enumerate(file_names(plan, found.groups, "f1")):
         table, own = found.f1[index], [*head, *group_heading(found.groups, index)]
         rows = text_rows(table, axes, is_narrow=False)
-        written += _write_table(study.tables / name, table, own, rows, [*footnotes(table, axes), EXPLANATION])
+        written += _write_table(
+            study.tables / name, table, own, rows, [*footnotes(table, axes), EXPLANATION + TIME_EXPLAINED]
+        )
     for index, name in enumerate(file_names(plan, found.groups, "methods")):
         table, own = found.methods[index], [*head, *group_heading(found.groups, index)]
         if table is not None:

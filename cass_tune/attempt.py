@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cass_tune.checkpoints import Checkpointer, Checkpoints
-from cass_tune.config import Trial, to_json, with_field
+from cass_tune.config import PROBES, Trial, to_json, with_field
 from cass_tune.data.listing import Listing
 from cass_tune.data.loader import Batches, Views, one_view
 from cass_tune.data.pixels import Pixels
@@ -50,6 +50,8 @@ class RunOptions:
         checkpoint_every_minutes: longest time between two checkpoints.
         max_failures: how often an exception of the trial's own code may be followed by another attempt.
         preemption_command: shell command whose exit status 0 means that this machine will be taken away.
+        probes: which probes of the frozen features are made before finetuning.
+        probe_every: epochs of pretraining between two kNN probes on the validation images; 0: never.
         stop_file: the trial saves its state and leaves when there is such a file.
     """
 
@@ -64,6 +66,8 @@ class RunOptions:
     checkpoint_every_minutes: float = 5.0
     max_failures: int = 2
     preemption_command: str | None = None
+    probes: Sequence[str] = PROBES
+    probe_every: int = 0
     stop_file: str | None = None
 
 

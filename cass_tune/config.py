@@ -21,6 +21,9 @@ ARMS = ("cnn", "vit")
 METHODS = ("cass", "dino", "supervised", "none")
 """Names of the pretraining methods (`cass_tune.methods`)."""
 
+PROBES = ("linear", "knn")
+"""The probes of an arm's frozen features (`cass_tune.training.feature_probes`)."""
+
 _PLACE: dict[str, Any] = {"identity": False}
 
 
@@ -194,8 +197,9 @@ class Pretrain(Section):
             self._one_of("schedule", ("cosine", "wsd", "cosine_to_end")),
             *_training_rules(self),
             self._fraction("decay_fraction", below_one=True) or self._trunk_rule(),
-            "" if self.weight_decay_end is None else self._not_negative("weight_decay_end"),
+            "" if self.weight_decay_end is None else self._not_negative("weight_decay_end") or self._end_rule(),
             self._not_negative("variance_weight"),
+            "" if isinstance(self.predictor, bool) else self._not_bool("predictor"),
             *self._variant_rules(),
         ]
 
@@ -208,13 +212,21 @@ class Pretrain(Section):
         what = f"{flag(type(self), 'method')} must be one of {METHODS}, or your own as module:Class"
         return f"{what}, but got {self.method!r}.{hint}"
 
+    def _not_bool(self, name: str) -> str:
+        return f"{flag(type(self), name)} must be True or False, but got {getattr(self, name)!r}."
+
     def _variant_rules(self) -> list[str]:
         """Return what is asked for and not a part of this method; a control has none of it, and is not asked."""
-        if self.method in ("cass", "none") or ":" in str(self.method):
+        if self.method not in ("dino", "supervised"):
             return []
         asked = [name for name in ("variance_weight", "predictor") if getattr(self, name)]
         label = flag(type(self), "method")
         return [f"{flag(type(self), name)} is a part of {label} cass, not of {self.method}." for name in asked]
+
+    def _end_rule(self) -> str:
+        start, end = (flag(type(self), name) for name in ("weight_decay", "weight_decay_end"))
+        text = f"{end} {self.weight_decay_end} needs {start} above 0, to lead from there."
+        return "" if self.weight_decay > 0 else text
 
     def _trunk_rule(self) -> str:
         has_warmup = not self._at_least("epochs", 1) and 0 < self.warmup_epochs < self.epochs
@@ -272,16 +284,18 @@ class Dino(Section):
             self._at_least("outputs", 2),
             self._at_least("local_crops", 0),
             "" if self.local_crop_px is None else self._at_least("local_crop_px", 8),
-            *(self._share(name) for name in ("momentum", "momentum_end", "centre_momentum")),
+            *(self._share(name) for name in ("momentum", "momentum_end")),
+            self._share("centre_momentum", below_one=True),
             *(self._positive(name) for name in temperatures),
             self._at_least("teacher_warmup_epochs", 0),
             self._at_least("frozen_epochs", 0),
         ]
 
-    def _share(self, name: str) -> str:
+    def _share(self, name: str, below_one: bool = False) -> str:
         value = getattr(self, name)
-        fine = isinstance(value, float) and 0 <= value <= 1
-        return "" if fine else f"{flag(type(self), name)} must be at least 0 and at most 1, but got {value}."
+        fine = isinstance(value, float) and 0 <= value <= 1 and not (below_one and value == 1)
+        allowed = "at least 0 and below 1" if below_one else "at least 0 and at most 1"
+        return "" if fine else f"{flag(type(self), name)} must be {allowed}, but got {value}."
 
 
 @dataclass(frozen=True, kw_only=True)

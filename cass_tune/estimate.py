@@ -40,6 +40,8 @@ PARAMETERS = {
 """Parameters, with 1000 outputs, of the networks of the presets."""
 WEIGHT_BYTES, STATE_BYTES = 4, 12
 """Per parameter: float32; and the same with Adam's two moments, as an end of pretraining and a checkpoint have it."""
+NETWORKS_ALONE = ("cass", "supervised", "none")
+"""Methods that keep both networks, and hardly anything else."""
 CHECKPOINTS = 2
 """So many checkpoints a running trial keeps (`cass_tune.checkpoints`)."""
 
@@ -129,7 +131,7 @@ def _evaluation(config: Mapping[str, Any], counts: Mapping[str, Any], phase: str
 
 
 def published(rate: float, counts: Mapping[str, Any]) -> Judge:
-    """Return a judge by a published rate, for the paper's networks at its image size alone.
+    """Return a judge by a published rate: of the paper's networks at its image size alone, pretrained by CASS.
 
     Args:
         rate: images per second of pretraining.
@@ -139,6 +141,8 @@ def published(rate: float, counts: Mapping[str, Any]) -> Judge:
     def judge(config: Mapping[str, Any], phase: str) -> float | None:
         networks = {arm: config["pretrain"][arm].partition(".")[0] for arm in ARMS}
         if networks != PAPER or config["data"]["image_size_px"] != PAPER_PX:
+            return None
+        if phase == "pretrain" and config["pretrain"]["method"] != "cass":
             return None
         passed = images_passed(config, counts, phase)
         return passed / len(ARMS) / rate if phase == "pretrain" else passed * SHARE[_arm(phase)] / rate
@@ -228,6 +232,8 @@ class Estimator:
         """On which the trials will run, as far as that is known."""
         self.parameters: dict[tuple[str, int, int], int] = {}
         """Of networks that have been built, by timm name, image size and width of the output."""
+        self.state_bytes: dict[object, int] = {}
+        """Of an end of pretraining by methods that keep more than both networks, by `kept_with`."""
         self._results = results
         self._settings = settings
         self._paces = {"cpu": Pace(), "cuda": Pace()}
@@ -370,24 +376,32 @@ class Estimator:
         self, missing: Sequence[Wanted], ends: Mapping[str, Iterable[int]], known: Iterable[Wanted]
     ) -> Room | None:
         stored = list(known)
-        counts = {item.digest: self._parameters(item.trial, stored) for item in missing}
-        parameters = {digest: count for digest, count in counts.items() if count is not None}
-        if len(parameters) < len(counts) or not counts:
+        counts = [self._parameters(item.trial, stored) for item in missing]
+        states = [self._state_bytes(item.trial, count, stored) for item, count in zip(missing, counts, strict=True)]
+        parameters, of_end = ([value for value in each if value is not None] for each in (counts, states))
+        if len(parameters) + len(of_end) < 2 * len(missing) or not missing:
             return None
         new = {
-            (segment.stage, segment.end): parameters[item.digest]
-            for item in missing
+            (segment.stage, segment.end): state
+            for item, state in zip(missing, of_end, strict=True)
             for segment in item.segments
             if segment.end not in ends[segment.stage]
         }
         keeps = self._settings.keep_weights != "none"
         return Room(
             ends=len(new),
-            stages=STATE_BYTES * sum(new.values()),
-            weights=WEIGHT_BYTES * sum(parameters.values()) if keeps else 0,
-            checkpoints=CHECKPOINTS * STATE_BYTES * max(parameters.values()),
+            stages=sum(new.values()),
+            weights=WEIGHT_BYTES * sum(parameters) if keeps else 0,
+            checkpoints=CHECKPOINTS * max(of_end),
             free=free_bytes(self._results.root),
         )
+
+    def _state_bytes(self, trial: Trial, parameters: int | None, stored: Sequence[Wanted]) -> int | None:
+        """Return the bytes of an end of a trial's pretraining (of a control: of its networks in training), or None."""
+        if parameters is None or trial.pretrain.method in NETWORKS_ALONE:
+            return None if parameters is None else STATE_BYTES * parameters
+        same = (item for item in stored if kept_with(item.trial) == kept_with(trial))
+        return self.state_bytes.get(kept_with(trial)) or next(self._stored_bytes(same), None)
 
     def _parameters(self, trial: Trial, stored: Sequence[Wanted]) -> int | None:
         """Return the number of parameters of both networks, or None."""
@@ -399,18 +413,28 @@ class Estimator:
 
     def _parameters_stored(self, trial: Trial, stored: Sequence[Wanted]) -> int | None:
         """Return the number by a stored end of a pretraining of the same networks, or None."""
-        for item in stored:
-            if _networks(item.trial) == _networks(trial):
-                for segment in item.segments:
-                    size = self._results.stage(segment.stage).end_bytes(segment.end)
-                    if size:
-                        return size // STATE_BYTES
-        return None
+        plain = (item for item in stored if item.trial.pretrain.method in NETWORKS_ALONE)
+        same = (item for item in plain if _networks(item.trial) == _networks(trial))
+        return next((size // STATE_BYTES for size in self._stored_bytes(same)), None)
+
+    def _stored_bytes(self, items: Iterable[Wanted]) -> Iterator[int]:
+        """Yield the bytes of every stored end of pretrainings."""
+        for item in items:
+            for segment in item.segments:
+                size = self._results.stage(segment.stage).end_bytes(segment.end)
+                if size:
+                    yield size
 
 
 def _networks(trial: Trial) -> tuple[object, ...]:
     pretrain = trial.pretrain
     return (pretrain.cnn, pretrain.vit, pretrain.embedding_dim, trial.data.image_size_px)
+
+
+def kept_with(trial: Trial) -> tuple[object, ...]:
+    """Return what the size of an end of pretraining depends on."""
+    method = trial.pretrain.method
+    return (method, *_networks(trial), trial.dino.outputs if method == "dino" else None)
 
 
 def _epochs(item: Wanted) -> int:

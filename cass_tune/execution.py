@@ -8,7 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from cass_tune import ending
 from cass_tune.budget import Budget, Gate
 from cass_tune.config import ARMS, Trial
-from cass_tune.console import Console, Progress, duration
+from cass_tune.console import Console, Progress, Work, duration
 from cass_tune.data.listing import Listing
 from cass_tune.environment import commit
 from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
-from cass_tune.estimate import Estimator
+from cass_tune.estimate import NETWORKS_ALONE, Estimator, kept_with
 from cass_tune.events import TrialEvents
 from cass_tune.keeping import Keeping
 from cass_tune.notices import INTERRUPTED, TERMINATED, Stop, command_source, stopped_by_signals, watched
@@ -49,6 +49,7 @@ class _Run:
 
     Args:
         missing: trials to run, in order.
+        late: finished trials that are only probed.
         own: epochs of pretraining that each computes itself, by its identity.
         estimator: judges them.
         progress: shows them.
@@ -57,6 +58,7 @@ class _Run:
     """
 
     missing: Sequence[Wanted]
+    late: Sequence[Wanted]
     own: Mapping[str, int]
     estimator: Estimator
     progress: Progress
@@ -64,8 +66,8 @@ class _Run:
     gate: Gate
 
     def rest(self) -> list[Wanted]:
-        """Return the trials that are neither done nor failed."""
-        return [item for item in self.missing if not self.events.has_settled(str(item.digest))]
+        """Return the trials of this run that are neither done nor failed."""
+        return [item for item in (*self.missing, *self.late) if not self.events.has_settled(str(item.digest))]
 
 
 class Execution:
@@ -94,6 +96,10 @@ class Execution:
         """Trials that were not started, because they do not fit into the budget."""
         self.parameters: dict[tuple[str, int, int], int] = {}
         """Of the networks that `check` has built, by timm name, image size and width of the output."""
+        self.state_bytes: dict[object, int] = {}
+        """Of an end of pretraining, where a method keeps more than both networks, by `cass_tune.estimate.kept_with`."""
+        self._blank: dict[object, nn.Module] = {}
+        """Networks that `check` has built, without their tensors' content, by `_arm_key`."""
         self._started = time.monotonic()
         self.known_failures: dict[str, str | None] = {}
 
@@ -116,6 +122,18 @@ class Execution:
             problems += [problem for check in checks for problem in _problems(check, trial, arm)]
         if problems:
             raise UsageError(*dict.fromkeys(problems))
+        if not names_alone:
+            self._count_kept(trials)
+
+    def _count_kept(self, trials: Sequence[Trial]) -> None:
+        """Count what methods keep beside the networks; of your own it may remain unknown."""
+        from cass_tune.training.pretrain import state_bytes
+
+        for trial in {kept_with(trial): trial for trial in trials}.values():
+            if trial.pretrain.method not in NETWORKS_ALONE:
+                arms = {arm: self._blank[_arm_key(trial, arm)] for arm in ARMS}
+                with suppress(Exception):  # a constructor may want what tensors without content do not have
+                    self.state_bytes[kept_with(trial)] = state_bytes(trial, arms)
 
     def _build(self, trial: Trial, arm: str) -> None:
         from cass_tune.methods import method_class
@@ -126,6 +144,7 @@ class Execution:
             method_class(trial.pretrain.method).check(trial, arm, model)
         key = (getattr(trial.pretrain, arm), trial.data.image_size_px, trial.pretrain.embedding_dim)
         self.parameters[key] = sum(parameter.numel() for parameter in model.parameters())
+        self._blank[_arm_key(trial, arm)] = model.to("meta")
 
     def _resize_images(self, missing: Sequence[Wanted], listing: Listing) -> None:
         """Fill the cache of pixels once, before several trials would do it side by side."""
@@ -148,26 +167,39 @@ class Execution:
                 "Give --device cpu to do it all the same, or --preset demo for small networks on the same data."
             )
 
-    def run(self, missing: Sequence[Wanted], listing: Listing, estimator: Estimator, *, done: int) -> None:
+    def run(
+        self,
+        missing: Sequence[Wanted],
+        listing: Listing,
+        estimator: Estimator,
+        *,
+        done: int,
+        late: Sequence[Wanted] = (),
+    ) -> None:
         """Run trials; a failing one leaves the others running.
 
         Args:
             missing: trials to run, in order.
+            late: finished trials that are only probed, after the others.
             listing: their data.
             estimator: has judged them.
             done: trials of the study that are finished already, for the progress.
         """
-        self._say_room(missing, estimator)
+        every = [*missing, *late]
+        if missing:
+            self._say_room(missing, estimator)
         if not self.settings.address:
-            self._resize_images(missing, listing)
-        self.known_failures = {str(item.digest): self._failure_of(item) for item in missing}
+            self._resize_images(every, listing)
+        self.known_failures = {str(item.digest): self._failure_of(item) for item in every}
         own = own_epochs(missing, lambda stage: self.results.stage(stage).ends())
         works = {w: work(item, estimator.sizes(item.trial), own[w]) for item in missing for w in [str(item.digest)]}
+        works |= {str(item.digest): Work(name=f"probes of {item.name}", phases={}) for item in late}
         progress = Progress(self.console, works, finished=done)
-        budget = self._budget(missing, estimator)
-        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(missing), budget)
+        budget = self._budget(every, estimator)
+        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(every), budget)
         run = _Run(
             missing=missing,
+            late=late,
             own=own,
             estimator=estimator,
             progress=progress,
@@ -192,6 +224,7 @@ class Execution:
         """Say how much room will be taken, if that is known only now that the networks have been built."""
         if estimator.room(missing) is None:
             estimator.parameters.update(self.parameters)
+            estimator.state_bytes.update(self.state_bytes)
             self.console.say(*room_lines(estimator.room(missing)))
 
     def _measure(self, run: _Run, device: str, probe: Callable[..., Measured]) -> None:
@@ -203,6 +236,8 @@ class Execution:
             probe: `cass_tune.probe.probe`, here or where trials run.
         """
         assumed, run.estimator.device = run.estimator.device, device
+        if not run.missing:
+            return
         unknown = run.estimator.unknown_kinds(run.missing, run.own)
         is_probed = bool(unknown and self.settings.probe_seconds)
         if is_probed:
@@ -240,9 +275,11 @@ class Execution:
             "checkpoint_every_minutes",
             "max_failures",
             "preemption_command",
+            "probe_every",
         )
         chosen = {name: getattr(self.settings, name) for name in names}
-        return RunOptions(device=device, redo=self.settings.redo == "all", commit=commit(), run=self.run_name, **chosen)
+        chosen |= {"probes": self.settings.chosen_probes, "redo": self.settings.redo == "all"}
+        return RunOptions(device=device, commit=commit(), run=self.run_name, **chosen)
 
     def _device(self, has_gpu: bool) -> str:
         if self.settings.device != "auto":
@@ -258,7 +295,7 @@ class Execution:
         device = self._device(torch.cuda.is_available())
         self._measure(run, device, probe)
         options = self._options(device)
-        line = list(run.missing)
+        line = run.rest()
         tries: Counter[str] = Counter()
         with run.progress.shown(), stopped_by_signals(self.stop) as came:
             while line and self.stop.reason is None:
@@ -335,7 +372,7 @@ class Execution:
     def _rounds(self, run: _Run, resources: Mapping[str, float], options: RunOptions) -> None:
         from cass_tune import runner
 
-        rest = list(run.missing)
+        rest = run.rest()
         for _ in range(ROUNDS):
             runner.run_trials(
                 rest,
@@ -377,14 +414,30 @@ class Execution:
 
 
 def _distinct_arms(trials: Sequence[Trial]) -> list[tuple[Trial, str]]:
-    """Return one trial and arm for every network, weights, image size and width that there are."""
+    """Return one trial and arm for everything that `_arm_key` tells apart; a control's networks are those of others."""
     found: dict[object, tuple[Trial, str]] = {}
-    for trial in trials:
+    networks: set[object] = set()
+    for trial in sorted(trials, key=lambda trial: trial.pretrain.method == "none"):
         for arm in ARMS:
-            pretrain, size = trial.pretrain, trial.data.image_size_px
-            key = (pretrain.method, getattr(pretrain, arm), pretrain.weights_of(arm), size, pretrain.embedding_dim)
-            found.setdefault(key, (trial, arm))
+            network = _network_key(trial, arm)
+            if trial.pretrain.method != "none" or network not in networks:
+                found.setdefault(_arm_key(trial, arm), (trial, arm))
+            networks.add(network)
     return list(found.values())
+
+
+def _network_key(trial: Trial, arm: str) -> tuple[object, ...]:
+    """Return what a network depends on."""
+    pretrain = trial.pretrain
+    size, width = trial.data.image_size_px, pretrain.embedding_dim
+    return (arm, getattr(pretrain, arm), pretrain.weights_of(arm), size, width)
+
+
+def _arm_key(trial: Trial, arm: str) -> tuple[object, ...]:
+    """Return what a network, and whether the method can train it, depends on."""
+    pretrain, dino = trial.pretrain, trial.dino
+    crops = (dino.local_crops, dino.local_crop_px) if pretrain.method == "dino" else ()
+    return (*_network_key(trial, arm), pretrain.method, pretrain.predictor, pretrain.variance_weight > 0, *crops)
 
 
 def _check_packages(trial: Trial, arm: str) -> None:

@@ -19,12 +19,17 @@ from cass_tune.config import ARMS, Section, Trial
 RESULTS_VERSION = 1
 """Raised by hand when the code changes numbers on purpose (`tests/test_golden_numbers.py` guards it)."""
 
+PROBES_VERSION = 1
+"""The same for the probes of frozen features, which are no part of a trial's identity; older ones are made again."""
+
 ID_DIGITS = 12
 """Hexadecimal digits of a digest that name a folder; a folder grows by four when two digests ever meet."""
 
 _LABEL_DATA = ("label_fraction",)
 _CONTROL_PRETRAIN = ("method", *ARMS)
 _PRETRAIN_DATA = ("pretrain_fraction",)
+_CASS_PRETRAIN = ("variance_weight", "predictor")
+_WITHOUT_VARIANTS = ("dino", "supervised")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +77,15 @@ def _pretrain_fields(trial: Trial, inputs: Inputs) -> dict[str, Any]:
 
 
 def matters(trial: Trial, path: str) -> bool:
-    """Return whether the field at ``"section.field"`` can change this trial's numbers (a control has no batch size)."""
+    """Return whether the field at ``"section.field"`` can change this trial's numbers (a control has no batch size).
+
+    What your own method looks at is not known, but for the section of another method.
+    """
     section, _, name = path.rpartition(".")
     if section == "dino":
         return trial.pretrain.method == "dino"
+    if section == "pretrain" and name in _CASS_PRETRAIN and trial.pretrain.method in _WITHOUT_VARIANTS:
+        return False
     if trial.pretrain.method != "none":
         return True
     return name in _CONTROL_PRETRAIN if section == "pretrain" else name not in _PRETRAIN_DATA
@@ -143,20 +153,23 @@ def segments(trial: Trial, inputs: Inputs) -> tuple[Segment, ...]:
 
 
 def why_apart(trial: Trial) -> str | None:
-    """Return what depends on the number of pretraining epochs from the first step on, so that runs share nothing."""
-    pretrain = trial.pretrain
+    """Return why runs that differ in the number of pretraining epochs share nothing, or None: they do.
+
+    It says what depends on that number from the first step on.
+    """
+    pretrain, depends = trial.pretrain, "depends on the number of epochs from the first step on"
     if pretrain.method == "none":
         return None
     if pretrain.schedule == "cosine_to_end":
-        return "the learning rate of --pretrain.schedule cosine_to_end (cosine and wsd share)"
+        return f"the learning rate of --pretrain.schedule cosine_to_end {depends} (cosine and wsd share)"
     if pretrain.weight_decay_end is not None:
-        return "the weight decay that --pretrain.weight-decay-end leads to"
+        return f"the weight decay that --pretrain.weight-decay-end leads to {depends}"
     if pretrain.method == "dino" and trial.dino.momentum_end != trial.dino.momentum:
-        return "the momentum that --dino.momentum-end leads to"
+        return f"the momentum that --dino.momentum-end leads to {depends} (one equal to --dino.momentum does not)"
     if ":" in pretrain.method:
         from cass_tune.methods import method_class  # brings torch
 
-        return f"{pretrain.method}, as it says," if method_class(pretrain.method).knows_epochs else None
+        return f"--pretrain.method {pretrain.method} {depends}" if method_class(pretrain.method).knows_epochs else None
     return None
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from cass_tune.config import SECTIONS
+from cass_tune.config import PROBES, SECTIONS
 from cass_tune.errors import UsageError, did_you_mean
 from cass_tune.presets import PRESETS
 from cass_tune.results import CONFIG_FILE
@@ -70,6 +70,11 @@ class Settings:
     """How often an error of a trial may be followed by another attempt; lost machines do not count."""
     preemption_command: str | None = None
     """Shell command, run every 5 s where trials run: exit status 0 means that the machine will be taken away."""
+    probes: tuple[Literal["linear", "knn", "none"], ...] = PROBES
+    """Probes of the frozen features, between pretraining and finetuning: `linear`, `knn` or both, or `none`. Finished
+    trials that lack them get them, without training, where the end of their pretraining is kept."""
+    probe_every: int = 0
+    """Epochs of pretraining between two kNN probes on the validation images, as columns of its rows; 0: never."""
     budget_hours: float | None = None
     """Hours by the clock, from the start of the command, within which every trial that is started must be able to
     finish; the others are left for the next time."""
@@ -86,6 +91,7 @@ class Settings:
             if getattr(self, name) < least
         ]
         problems += _gpu_problems(self.gpus_per_trial)
+        problems += _probe_problems(self.probes)
         if not 0 < self.checkpoint_every_minutes < math.inf:
             problems.append(
                 f"--checkpoint-every-minutes must be more than 0, but got {self.checkpoint_every_minutes:g}."
@@ -110,15 +116,26 @@ class Settings:
         if problems:
             raise UsageError(*problems)
 
+    @property
+    def chosen_probes(self) -> tuple[str, ...]:
+        """The probes that are asked for, in one order; empty for `none`."""
+        return tuple(probe for probe in PROBES if probe in self.probes)
+
 
 _REPLACES = {"local": ("address", "gpus_per_trial", "cpus_per_trial"), "address": ("local",)}
 """What an option on the command line makes void in cass_tune.toml."""
 
-_LEAST = {"cpus_per_trial": 1, "threads": 1, "workers": 0, "max_failures": 0}
+_LEAST = {"cpus_per_trial": 1, "threads": 1, "workers": 0, "max_failures": 0, "probe_every": 0}
 
 
 def _words(values: Iterable[Any]) -> str:
     return " ".join(map(str, values)) or "none"
+
+
+def _probe_problems(probes: Sequence[str]) -> list[str]:
+    if probes and len(set(probes)) == len(probes) and ("none" not in probes or len(probes) == 1):
+        return []
+    return [f"--probes takes linear, knn or both, each once, or none alone, but got {' '.join(probes) or 'nothing'}."]
 
 
 def _gpu_problems(gpus: float | str) -> list[str]:
@@ -296,10 +313,10 @@ def _option_field(owner: type, item: Any, path: str, axes: Collection[str]) -> t
 
     hint = _hint(path, axes)
     text = _texts(owner)[item.name]
-    if hint is bool:
+    if hint is bool and owner is Settings:
         flag = tyro.conf.arg(help=text, help_behavior_hint="")
         return item.name, Annotated[bool, tyro.conf.FlagCreatePairsOff, flag], False
-    default = "" if item.default in (None, ()) else f"(default: {item.default})"
+    default = "" if item.default in (None, ()) else f"(default: {_default(item.default)})"
     if path in PRESETS["demo"].fields:
         default = f"(paper: {item.default}, demo: {PRESETS['demo'].fields[path]})"
     if isinstance(axes, Mapping) and path in axes:
@@ -307,6 +324,10 @@ def _option_field(owner: type, item: Any, path: str, axes: Collection[str]) -> t
     argument = tyro.conf.arg(help=text, metavar=_metavar(hint), help_behavior_hint=default)
     many = get_origin(_plain(hint)) is tuple
     return item.name, Annotated[(tuple[str, ...] if many else str) | None, argument], None
+
+
+def _default(value: Any) -> str:
+    return _words(value) if isinstance(value, tuple) else str(value)
 
 
 def _axis_default(path: str, values: tuple[Any, ...]) -> str:
@@ -362,6 +383,9 @@ def _convert_into(
         problems.append(f"{option(path)} takes {_metavar(hint)}, but got {shown!r} ({source}).")
 
 
+_BOOLS = {"true": True, "false": False}
+
+
 def _convert(text: Any, hint: Any) -> Any:
     for kind in _alternatives(hint):
         if get_origin(kind) is Literal:
@@ -370,6 +394,8 @@ def _convert(text: Any, hint: Any) -> Any:
         elif kind is bool:
             if isinstance(text, bool):
                 return text
+            if isinstance(text, str) and text in _BOOLS:
+                return _BOOLS[text]
         elif isinstance(text, bool | dict | list):  # of the file
             continue
         else:

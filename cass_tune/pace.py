@@ -11,7 +11,8 @@ from cass_tune.config import ARMS
 
 Record = Mapping[str, Any]
 Kind = tuple[Any, ...]
-"""What the time that an image takes depends on: phase, image size, networks, batch size, and the method."""
+"""What the time that an image takes depends on: phase, image size, networks, batch size, and for pretraining the method
+with what it does to an image."""
 
 PHASES = ("pretrain", *(f"finetune_{arm}" for arm in ARMS))
 
@@ -104,9 +105,17 @@ def kind(config: Record, phase: str) -> Kind:
     """Return the kind of a trial's epochs in a phase."""
     size, pretrain = config["data"]["image_size_px"], config["pretrain"]
     if phase == "pretrain":
-        return (phase, size, *(pretrain[arm] for arm in ARMS), pretrain["batch_size"], pretrain["method"])
+        networks = (pretrain[arm] for arm in ARMS)
+        return (phase, size, *networks, pretrain["batch_size"], pretrain["method"], *_of_method(config))
     arm = phase.removeprefix("finetune_")
     return (phase, size, pretrain[arm], config["finetune"]["batch_size"])
+
+
+def _of_method(config: Record) -> tuple[Any, ...]:
+    """Return what else the time of a pretraining depends on: how many crops of which size, and the heads' width."""
+    if config["pretrain"]["method"] != "dino":
+        return ()
+    return tuple(config["dino"][name] for name in ("local_crops", "local_crop_px", "outputs"))
 
 
 def _alike(config: Record, phase: str) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from cass_tune.data.listing import Listing
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, Segment, matters, segments, trial_digest
 from cass_tune.presets import of_method
-from cass_tune.results import Results
+from cass_tune.results import Results, TrialFolder
 
 Axes = Mapping[str, Sequence[Any]]
 
@@ -209,6 +209,30 @@ def to_run(wanted: Sequence[Wanted], results: Results, redo: str, *, collapsed_t
     """
     again = {"failed": (*OPEN, "failed", *(["collapsed"] if collapsed_too else [])), "none": OPEN}
     return [w for w in wanted if w.digest and (redo == "all" or results.trial(w.digest).status() in again[redo])]
+
+
+def to_probe(wanted: Sequence[Wanted], results: Results, probes: Sequence[str]) -> list[Wanted]:
+    """Return the finished trials that lack some of these probes and can be probed without training."""
+    return [
+        item
+        for item in wanted
+        if item.digest
+        and results.trial(item.digest).is_finished()
+        and can_be_probed(results.trial(item.digest), results, item.segments, probes)
+    ]
+
+
+def can_be_probed(folder: TrialFolder, results: Results, chain: Sequence[Segment], probes: Sequence[str]) -> bool:
+    """Return whether a trial lacks some of these probes while what its finetuning starts from is there.
+
+    Args:
+        folder: of the trial.
+        results: root of all records.
+        chain: segments of its pretraining; none for a control, which starts from its starting weights.
+        probes: those asked for.
+    """
+    is_there = not chain or results.stage(chain[-1].stage).has_end(chain[-1].end)
+    return is_there and bool(folder.missing_probes(probes))
 
 
 def describe_data(listing: Listing) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from cass_tune import stages
 from cass_tune.attempt import Attempt
 from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import ARMS
+from cass_tune.data.loader import Batches
 from cass_tune.data.pixels import Pixels
 from cass_tune.data.splits import Parts
 from cass_tune.errors import Collapsed
@@ -24,8 +25,9 @@ from cass_tune.leases import Lease
 from cass_tune.methods import method_class
 from cass_tune.results import Record, StageFolder
 from cass_tune.storage import StorageError, patience, patiently
+from cass_tune.training.feature_probes import extract, knn_macro_f1
 from cass_tune.training.models import build_arm
-from cass_tune.training.pretrain import Pretraining
+from cass_tune.training.pretrain import Monitor, Pretraining
 from cass_tune.training.state import State
 
 logger = logging.getLogger(__name__)
@@ -122,6 +124,18 @@ def pretrained(attempt: Attempt, parts: Parts, pixels: Pixels) -> Generator[Reco
     return found
 
 
+def stored_pretraining(attempt: Attempt) -> Pretrained | None:
+    """Return the pretraining that the trial's finetuning starts from if it is stored, and compute nothing."""
+    chain = segments(attempt.trial, attempt.inputs)
+    weights = stages.load_arms(attempt.results.stage(chain[-1].stage), chain[-1].end)
+    return None if weights is None else _stored(attempt, chain, stages.rows_of(attempt.results, chain), weights)
+
+
+def start_of(attempt: Attempt, source: Pretrained | None, arm: str) -> nn.Module:
+    """Return an arm as finetuning finds it: pretrained, or before any training."""
+    return source.arm(attempt, arm) if source else build_arm(attempt.trial, arm).to(attempt.device)
+
+
 def _want(attempt: Attempt, chain: Sequence[Segment]) -> None:
     """Record that this trial wants these ends, where a study has not done so."""
     for segment in chain:
@@ -196,19 +210,42 @@ class _PretrainSteps:
         """Build the training, at a state or at its start; yield the rows of the epochs before."""
         attempt, method = self._attempt, self._attempt.trial.pretrain.method
         arms = {arm: attempt.blank_arm(arm) if found else build_arm(attempt.trial, arm) for arm in ARMS}
+        batches = attempt.batches(self._pixels, "pretrain", method_class(method).views(attempt.trial))
         self._training = Pretraining(
             attempt.trial,
             nn.ModuleDict({arm: model.to(attempt.device) for arm, model in arms.items()}),
-            attempt.batches(self._pixels, "pretrain", method_class(method).views(attempt.trial)),
+            batches,
             self._parts.pretrain,
             stop_on_collapse=attempt.options.on_collapse == "stop",
             after_step=attempt.between_steps,
+            monitor=self._monitor(batches),
         )
         if found:
             self._training.load(found)
             self._devices = attempt.take_over(found.values)
         attempt.begin(self._training, resumed=found is not None)
         yield from [{**row, "reused": True} for row in self._training.rows]
+
+    def _monitor(self, batches: Batches) -> Monitor | None:
+        """Return what measures the kNN probe every now and then.
+
+        Its neighbours are the pretraining images, whatever the trial's label fraction: trials of every fraction share
+        this pretraining and its rows.
+        """
+        every, between = self._attempt.options.probe_every, self._attempt.between_steps
+        bank, queries = self._parts.pretrain, self._parts.validation
+        classes = len(self._attempt.listing.classes)
+
+        def measure(epoch: int, arms: nn.ModuleDict) -> dict[str, float]:
+            if epoch % every:
+                return {}
+            scores: dict[str, float] = {}
+            for arm in ARMS:
+                known, asked = (extract(arms[arm], batches.evaluation(part), between) for part in (bank, queries))
+                scores[f"{arm}_knn_macro_f1"] = knn_macro_f1(known, asked, classes)
+            return scores
+
+        return measure if every else None
 
     def _train(self, target: _Target) -> Iterator[Record]:
         """Train to the end of a segment; store every end on the way that a trial wants."""

@@ -4,7 +4,7 @@
                          epoch-0100/{cnn,vit,state}.safetensors and run.json (last: the end of epoch 100 is there),
                          wanted/<hash>.json: which trials want the ends of which epochs
     trials/<trial id>/   config.json, environment.json, epochs/<attempt>.jsonl, attempts/<attempt>.json, checkpoints/,
-                         holder.json, predictions.parquet, {cnn,vit}.safetensors, log.txt, failure.json,
+                         holder.json, probes.json, predictions.parquet, {cnn,vit}.safetensors, log.txt, failure.json,
                          result.json (last: the trial is finished)
     <study>/<data>-<preset>/   plans/<time>.json; index.csv, results.parquet, tables/, plots/ (derived)
     ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
@@ -26,8 +26,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cass_tune.config import ARMS
 from cass_tune.errors import UsageError
-from cass_tune.identity import ID_DIGITS, digest
+from cass_tune.identity import ID_DIGITS, PROBES_VERSION, digest
 from cass_tune.leases import HOLDER_FILE, is_held
 from cass_tune.storage import (
     AnyPath,
@@ -159,6 +160,19 @@ class TrialFolder(Folder):
     def failure(self) -> Record | None:
         """Return the last error, or None."""
         return read_json(self.path / "failure.json")
+
+    def probes(self) -> Record | None:
+        """Return the probes of the frozen features, or None: there are none, or of another version."""
+        record = read_json(self.path / "probes.json")
+        return record if record and record["version"] == PROBES_VERSION else None
+
+    def write_probes(self, record: Record) -> None:
+        write_json(self.path / "probes.json", record)
+
+    def missing_probes(self, probes: Iterable[str]) -> list[str]:
+        """Return which of these probes are not there of both arms."""
+        arms = (self.probes() or {}).get("arms", {})
+        return [probe for probe in probes if any(probe not in arms.get(arm, {}) for arm in ARMS)]
 
     def begin(self, attempt: str, run: str) -> None:
         """Record that an attempt starts; an earlier failure is moved aside: while the trial runs, it has not failed.

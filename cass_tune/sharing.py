@@ -102,7 +102,4 @@ def unshared_reason(items: Iterable[Wanted]) -> str | None:
         if reason:
             epochs[item.trial.seed, item.trial.pretrain.method, reason].add(_epochs(item))
     reasons = dict.fromkeys(reason for (*_, reason), found in epochs.items() if len(found) > 1)
-    if not reasons:
-        return None
-    what = "; ".join(f"{reason} depends on the number of epochs from the first step on" for reason in reasons)
-    return f"pretrainings of different lengths share nothing: {what}"
+    return f"pretrainings of different lengths share nothing: {'; '.join(reasons)}" if reasons else None

@@ -21,7 +21,19 @@ from cass_tune.identity import RESULTS_VERSION, Inputs
 from cass_tune.notices import ended_by_signals
 from cass_tune.options import Given, Settings, option, parse
 from cass_tune.overview import failure_line, plan_lines, trial_lines
-from cass_tune.plan import OPEN, Axes, Wanted, describe_data, grid, replicate, resolve, select, to_run, with_controls
+from cass_tune.plan import (
+    OPEN,
+    Axes,
+    Wanted,
+    describe_data,
+    grid,
+    replicate,
+    resolve,
+    select,
+    to_probe,
+    to_run,
+    with_controls,
+)
 from cass_tune.presets import PRESETS, as_method, values_of
 from cass_tune.results import Results, StudyFolder, find_study
 from cass_tune.sharing import in_order, register, wanted_ends
@@ -135,14 +147,17 @@ class _Command:
         wanted = resolve(trials, inputs)
         redo, stops = self.settings.redo, self.settings.on_collapse == "stop"
         missing = in_order(to_run(wanted, self.results, redo, collapsed_too=not stops))
+        late = to_probe([item for item in wanted if item not in missing], self.results, self.settings.chosen_probes)
         states = self._states(wanted)
         estimate = None if unchecked or not estimator else self._estimate(estimator, wanted, missing, states)
         why, price = " ".join(unchecked), self.settings.price
         self.console.say(*plan_lines(wanted, missing, states, listing, estimate, unchecked=why, price=price))
+        if late:
+            self.console.say(f"probes: finished trials that get the ones they lack, without training: {len(late)}")
         if self.settings.dry_run or listing is None or estimator is None:
             self.console.say(*(f"  {line}" for line in trial_lines(wanted, states)), DRY_RUN)
             return ending.DONE
-        return self._run(wanted, missing, listing, estimator)
+        return self._run(wanted, missing, late, listing, estimator)
 
     def _estimate(
         self, estimator: Estimator, wanted: Sequence[Wanted], missing: Sequence[Wanted], states: Mapping[str, str]
@@ -161,22 +176,29 @@ class _Command:
                 _collect(misfits, self.execution.check, trials, names_alone=True)
             raise UsageError(*dict.fromkeys([*unchecked, *misfits]))
 
-    def _run(self, wanted: Sequence[Wanted], missing: Sequence[Wanted], listing: Listing, estimator: Estimator) -> int:
+    def _run(
+        self,
+        wanted: Sequence[Wanted],
+        missing: Sequence[Wanted],
+        late: Sequence[Wanted],
+        listing: Listing,
+        estimator: Estimator,
+    ) -> int:
         self.results.check_writable()
         warning = ephemeral(self.results.root)
         if missing and warning:
             self.console.say(f"warning: {warning}")
         folder = self.results.study(self.study.name, f"{listing.name}-{self.preset}")
-        if missing:
-            self.execution.check([item.trial for item in missing])
+        if missing or late:
+            self.execution.check([item.trial for item in (*missing, *late)])
         folder.write_plan(self._plan(wanted, listing))
         register(wanted, self.results)
         rest = [item for item in wanted if item not in missing]
         for item in rest:
             self.results.trial(str(item.digest)).tidy()
-        if missing:
-            done = list(self._states(rest).values()).count("done")
-            self.execution.run(missing, listing, estimator, done=done)
+        if missing or late:
+            done = list(self._states(rest).values()).count("done") - len(late)
+            self.execution.run(missing, listing, estimator, done=done, late=late)
         self.console.say(*self.execution.keeping.tidied(wanted_ends(wanted)))
         self.console.say("", self.report(folder, self.study.published).rstrip())
         return self._exit_code(wanted)
@@ -290,7 +312,8 @@ class _Command:
         if self.execution.left:
             self.console.say(ending.budget_line(self.execution.left, self.settings.budget_hours or 0.0))
             return ending.FAILED
-        if not {*OPEN}.isdisjoint(states):
+        unprobed = self.execution.stop.reason and to_probe(wanted, self.results, self.settings.chosen_probes)
+        if unprobed or not {*OPEN}.isdisjoint(states):
             self.console.say(ending.last_line(ending.INTERRUPTED))
             return ending.INTERRUPTED
         return ending.DONE if all(state == "done" for state in states) else ending.FAILED

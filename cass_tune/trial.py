@@ -6,7 +6,7 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from cass_tune.attempt import Attempt, RunOptions
@@ -17,6 +17,8 @@ from cass_tune.errors import Collapsed, FailedElsewhere, Held, HoldLost, Interru
 from cass_tune.identity import RESULTS_VERSION, Inputs, segments, trial_digest
 from cass_tune.leases import Lease
 from cass_tune.notices import PROCESS, Source, Stop, command_source, every, watched
+from cass_tune.plan import can_be_probed
+from cass_tune.probe_steps import probe_later
 from cass_tune.results import Results, TrialFolder, new_attempt
 from cass_tune.stages import rows_of
 from cass_tune.storage import AnyPath, Lines, ObjectPath, StorageError, patience, patiently, place
@@ -54,7 +56,7 @@ def run_trial(
     """Run a trial and yield one row per epoch (`cass_tune.training.rows`); everything else goes to the results root.
 
     It goes on from the last checkpoint, if there is one, and yields the rows of finished epochs first, marked as
-    reused. A finished trial yields its stored rows and changes nothing.
+    reused. A finished trial yields its stored rows and changes nothing, but gets the probes that it lacks.
 
     Args:
         trial: what to run.
@@ -80,13 +82,37 @@ def run_trial(
     check = _leaving_when_asked(stop)
     inputs = expected or read_inputs(trial, list_images(trial.data, check))
     folder = results.trial(trial_digest(trial, inputs))
-    if _is_finished(folder, options):
-        yield from _stored_rows(trial, inputs, results, folder)
-        return
     name = new_attempt()
+    alerts = Alerts()
     on_lost = lambda: stop.request("the trial was taken over")  # noqa: E731
     between = lambda: check(0, 0)  # noqa: E731
-    with patiently(lambda: Lease.take_over(folder.path, name, on_lost=on_lost, between=between), between) as lease:
+
+    def held() -> AbstractContextManager[Lease]:
+        return patiently(lambda: Lease.take_over(folder.path, name, on_lost=on_lost, between=between), between)
+
+    def attempt_of(lease: Lease) -> Attempt:
+        listing = list_images(trial.data, check)
+        _check_inputs(read_inputs(trial, listing), inputs)
+        return Attempt(
+            name=name,
+            trial=trial,
+            inputs=inputs,
+            listing=listing,
+            results=results,
+            folder=folder,
+            options=options,
+            lease=lease,
+            stop=stop,
+            alerts=alerts,
+        )
+
+    if _is_finished(folder, options):
+        yield from _stored_rows(trial, inputs, results, folder)
+        if can_be_probed(folder, results, segments(trial, inputs), options.probes):
+            with held() as lease, alerts.listening(), watched(stop, [*_sources(options), *sources]):
+                _probe_later(folder, lambda: attempt_of(lease))
+        return
+    with held() as lease:
         if _is_finished(folder, options):  # by the process that held it until now
             yield from _stored_rows(trial, inputs, results, folder)
             return
@@ -97,27 +123,24 @@ def run_trial(
             patiently(folder.set_aside)
         config = {"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION}
         patiently(lambda: folder.write_config(config), between)
-        alerts = Alerts()
         with _recorded(folder, name, options, lease), alerts.listening(), watched(stop, [*_sources(options), *sources]):
-            listing = list_images(trial.data, check)
-            _check_inputs(read_inputs(trial, listing), inputs)
-            attempt = Attempt(
-                name=name,
-                trial=trial,
-                inputs=inputs,
-                listing=listing,
-                results=results,
-                folder=folder,
-                options=options,
-                lease=lease,
-                stop=stop,
-                alerts=alerts,
-            )
+            attempt = attempt_of(lease)
             try:
                 yield from trial_steps(attempt)
             except Exception as error:
                 error.position = attempt.position  # type: ignore[attr-defined]
                 raise
+
+
+def _probe_later(folder: TrialFolder, attempt: Callable[[], Attempt]) -> None:
+    """Probe a finished trial; that this fails is said in its log, and makes no failed trial of it."""
+    with _logging_to(folder.log):
+        try:
+            probe_later(attempt())
+        except (Interrupted, HoldLost, StorageError):
+            raise
+        except Exception:
+            logger.exception("the probes of trial %s failed", folder.id)
 
 
 def _leaving_when_asked(stop: Stop) -> Callable[[int, int], None]:

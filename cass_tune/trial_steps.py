@@ -1,4 +1,4 @@
-"""The steps of a trial: pretrain both arms or take them from the store, finetune each, test each, record it all.
+"""The steps of a trial: pretrain both arms or take them from the store, probe, finetune and test each, record it all.
 
 Between any two training steps the state can be saved, and a trial that starts finds the last one and goes on from it.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import nn
 
 from cass_tune.attempt import Attempt
 from cass_tune.checkpoints import Checkpoints
@@ -21,10 +21,10 @@ from cass_tune.data.pixels import load_pixels
 from cass_tune.data.splits import Parts, check_batch, split
 from cass_tune.finetune_steps import EVALUATED, FinetuneSteps
 from cass_tune.identity import RESULTS_VERSION
-from cass_tune.pretrain_steps import Pretrained, pretrained
+from cass_tune.pretrain_steps import Pretrained, pretrained, start_of
+from cass_tune.probe_steps import probe_features
 from cass_tune.results import Record
 from cass_tune.storage import patiently, whole_file
-from cass_tune.training.models import build_arm
 from cass_tune.training.state import State
 
 logger = logging.getLogger(__name__)
@@ -53,8 +53,10 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
     if attempt.trial.pretrain.method != "none":
         source = yield from pretrained(attempt, parts, pixels)
         attempt.devices = list(dict.fromkeys([*source.devices, *attempt.devices]))
+    start = partial(start_of, attempt, source)
+    probe_features(attempt, start, parts, pixels)
     finetuning = FinetuneSteps(attempt, found)
-    yield from finetuning.run(checkpoints, lambda arm: _start(attempt, source, arm), parts, pixels)
+    yield from finetuning.run(checkpoints, start, parts, pixels)
     attempt.store(lambda: _write_predictions(attempt, finetuning, parts))
     attempt.store(lambda: attempt.folder.write_environment(attempt.environment_record(attempt.devices)))
     result = _result(attempt, source, finetuning, parts)
@@ -73,11 +75,6 @@ def _last_state(attempt: Attempt, checkpoints: Checkpoints) -> State | None:
     if found:
         attempt.devices = attempt.take_over(found.values)
     return found
-
-
-def _start(attempt: Attempt, source: Pretrained | None, arm: str) -> nn.Module:
-    """Return an arm as finetuning finds it: pretrained, or before any training."""
-    return source.arm(attempt, arm) if source else build_arm(attempt.trial, arm).to(attempt.device)
 
 
 def _result(attempt: Attempt, source: Pretrained | None, finetuning: FinetuneSteps, parts: Parts) -> Record:

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cass_tune.config import (
+    METHODS,
     SECTIONS,
     Data,
+    Dino,
     Finetune,
     Pretrain,
     Section,
@@ -32,8 +34,11 @@ FIELDS = [(section, item.name) for section, kind in SECTIONS.items() for item in
 SHARE = "above 0 and at most 1"
 INNER_SHARE = "above 0 and below 1"
 POSITIVE = "a finite number above 0"
+NOT_NEGATIVE = "a finite number of at least 0"
+WHOLE_SHARE = "at least 0 and at most 1"
+RATES = ("learning_rate", "vit_learning_rate")
+TEMPERATURES = ("teacher_temperature", "teacher_temperature_start", "student_temperature")
 OF_BOTH: list[tuple[str, Any, str]] = [
-    *(("vit_learning_rate", value, POSITIVE) for value in (0.0, -1e-3, math.nan, math.inf)),
     ("warmup_epochs", -1, "at least 0"),
     ("warmup_epochs", 0.5, "a whole number"),
     ("warmup_epochs", 1, "must be 0 with --"),
@@ -55,22 +60,27 @@ BROKEN: list[tuple[str, Any, str]] = [
     *(("data.test_fraction", value, INNER_SHARE) for value in (0.0, 1.0, -0.2)),
     ("data.split_seed", -1, "at least 0"),
     ("data.normalisation", "none", "'imagenet', 'model'"),
-    ("pretrain.method", "dino", "'cass', 'none'"),
+    ("pretrain.method", "byol", "'cass', 'dino', 'supervised', 'none'"),
+    *(("pretrain.method", value, "module:Class") for value in ("", ":", "a:", ":B", "a-b:C", "a:B:C", "a.:B", 3)),
     ("pretrain.cnn", "", "must name a timm model"),
     ("pretrain.vit", "", "must name a timm model"),
     ("pretrain.embedding_dim", 1, "at least 2"),
     ("pretrain.epochs", 0, "at least 1"),
     ("pretrain.epochs", "3", "a whole number"),
     ("pretrain.batch_size", 1, "at least 2"),
-    *(("pretrain.learning_rate", value, POSITIVE) for value in (0.0, -1e-3, math.nan, math.inf)),
+    *((f"pretrain.{name}", value, NOT_NEGATIVE) for name in RATES for value in (-1e-3, math.nan, math.inf)),
     *(("pretrain.min_learning_rate", value, POSITIVE) for value in (0.0, -1e-6, math.nan)),
     ("pretrain.schedule_t_max_steps", 0, "at least 1"),
     ("pretrain.schedule", "linear", "'cosine', 'wsd', 'cosine_to_end'"),
     *(("pretrain.decay_fraction", value, INNER_SHARE) for value in (0.0, 1.0, 1, math.nan)),
     *((f"pretrain.{name}", value, allowed) for name, value, allowed in OF_BOTH),
+    *(("pretrain.weight_decay_end", value, "at least 0") for value in (-0.1, math.nan, math.inf)),
+    ("pretrain.weight_decay_end", 0.4, "needs --pretrain.weight-decay above 0"),
+    *(("pretrain.variance_weight", value, NOT_NEGATIVE) for value in (-1, math.nan, math.inf)),
+    ("pretrain.predictor", 1, "True or False"),
     ("finetune.epochs", 0, "at least 1"),
     ("finetune.batch_size", 1, "at least 2"),
-    *(("finetune.learning_rate", value, POSITIVE) for value in (0.0, -1.0, math.inf)),
+    *((f"finetune.{name}", value, POSITIVE) for name in RATES for value in (0.0, -1e-3, math.nan, math.inf)),
     *(("finetune.min_learning_rate", value, POSITIVE) for value in (0.0, math.nan)),
     ("finetune.schedule_t_max_steps", 0, "at least 1"),
     ("finetune.schedule", "wsd", "'cosine', 'cosine_to_end'"),
@@ -79,6 +89,13 @@ BROKEN: list[tuple[str, Any, str]] = [
     *(("finetune.focal_gamma", value, "at least 0") for value in (-0.1, math.nan, math.inf)),
     ("finetune.class_weights", "sqrt", "'balanced', 'none'"),
     ("finetune.select_by", "accuracy", "'micro_f1_at_half', 'macro_f1'"),
+    ("dino.outputs", 1, "at least 2"),
+    ("dino.local_crops", -1, "at least 0"),
+    ("dino.local_crop_px", 7, "at least 8"),
+    *((f"dino.{name}", value, WHOLE_SHARE) for name in ("momentum", "momentum_end") for value in (-0.1, 1.1, math.nan)),
+    *(("dino.centre_momentum", value, "at least 0 and below 1") for value in (-0.1, 1.0, math.nan)),
+    *((f"dino.{name}", value, POSITIVE) for name in TEMPERATURES for value in (0.0, -0.1, math.nan)),
+    *((f"dino.{name}", -1, "at least 0") for name in ("teacher_warmup_epochs", "frozen_epochs")),
     ("seed", -1, "at least 0"),
     ("seed", 1.0, "whole numbers"),
     ("seed", True, "whole numbers"),
@@ -123,6 +140,11 @@ def test_every_field_has_a_rule_or_is_a_free_text() -> None:
         ("data.split_seed", 0),
         ("pretrain.batch_size", 2),
         ("pretrain.embedding_dim", 2),
+        ("pretrain.learning_rate", 0.0),
+        ("pretrain.vit_learning_rate", 0.0),
+        ("dino.momentum", 0.0),
+        ("dino.momentum", 1.0),
+        ("dino.local_crops", 0),
         ("finetune.epochs", 1),
         ("finetune.focal_gamma", 0.0),
         ("seed", 0),
@@ -183,6 +205,36 @@ def test_weight_decay_needs_adamw(kind: Training) -> None:
     assert kind(optimiser="adamw", weight_decay=0.05).weight_decay == 0.05
 
 
+def test_weight_decay_leads_from_somewhere() -> None:
+    pretrain = Pretrain(optimiser="adamw", weight_decay=0.04, weight_decay_end=0)
+    assert (pretrain.weight_decay, pretrain.weight_decay_end) == (0.04, 0.0)
+    with pytest.raises(UsageError, match=r"^--pretrain\.weight-decay-end 0\.4 needs --pretrain\.weight-decay above 0"):
+        Pretrain(optimiser="adamw", weight_decay_end=0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("dnio", "'dino'"), ("supervise", "'supervised'"), ("CASS", ""), ("Non", "'none'")]
+)
+def test_a_method_that_there_is_not(name: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Pretrain(method=name, predictor=True)
+    (text,) = caught.value.problems
+    assert text.startswith("--pretrain.method must be one of ") and "module:Class" in text and repr(name) in text
+    assert f"Did you mean {hint}" in text if hint else "Did you mean" not in text
+
+
+@pytest.mark.parametrize("method", ["dino", "supervised"])
+def test_parts_of_cass_are_no_parts_of_other_methods(method: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Pretrain(method=method, variance_weight=1, predictor=True)
+    assert caught.value.problems == (
+        f"--pretrain.variance-weight is a part of --pretrain.method cass, not of {method}.",
+        f"--pretrain.predictor is a part of --pretrain.method cass, not of {method}.",
+    )
+    for other in ("cass", "none", "my.module:Mine"):
+        assert Pretrain(method=other, variance_weight=1, predictor=True).predictor
+
+
 @pytest.mark.parametrize("value", ["3", 0, True])
 def test_a_broken_number_of_epochs_is_said_once(value: Any) -> None:
     with pytest.raises(UsageError) as caught:
@@ -216,7 +268,12 @@ REAL = [(section, name) for section, name in FIELDS if get_type_hints(SECTIONS[s
 @pytest.mark.parametrize(("section", "name"), REAL)
 def test_a_whole_number_for_a_real_one_becomes_real(section: str, name: str) -> None:
     kind = SECTIONS[section]
-    if name in ("validation_fraction", "test_fraction", "decay_fraction"):  # below 1, so no whole number fits
+    if name in (
+        "validation_fraction",
+        "test_fraction",
+        "decay_fraction",
+        "centre_momentum",
+    ):  # below 1, so no whole number fits
         with pytest.raises(UsageError, match=r"1\.0"):
             kind(**{name: 1})
         return
@@ -258,7 +315,7 @@ def test_every_field_has_a_sentence(kind: Any) -> None:
 def test_every_field_of_a_section_has_a_plain_type() -> None:
     for kind in SECTIONS.values():
         for name, hint in get_type_hints(kind).items():
-            plain = hint in (int, float, str, str | None, float | None)
+            plain = hint in (bool, int, float, str, str | None, float | None, int | None)
             assert plain or get_origin(hint) is Literal, f"{kind.__name__}.{name}"
 
 
@@ -312,11 +369,15 @@ def test_control_differs_in_the_method_alone() -> None:
 def _values(hint: Any, name: str) -> st.SearchStrategy[Any]:
     if get_origin(hint) is Literal:
         return st.sampled_from(get_args(hint))
-    if hint is int:
-        return st.integers(8, 10**9)
+    if name == "method":
+        return st.sampled_from((*METHODS, "my.module:Mine"))
+    if hint is bool:
+        return st.booleans()
+    if hint in (int, int | None):
+        return st.integers(8, 10**9) | (st.none() if hint == int | None else st.nothing())
     if hint is float:
         return st.floats(0, 1, exclude_min=True, exclude_max=True) | (
-            st.nothing() if "fraction" in name else st.floats(1, 1e6) | st.integers(1, 9)
+            st.nothing() if "fraction" in name or "momentum" in name else st.floats(1, 1e6) | st.integers(1, 9)
         )
     if hint == float | None:
         return st.none() | st.floats(0, 1, exclude_min=True)
@@ -340,6 +401,10 @@ def _compatible(values: dict[str, Any]) -> dict[str, Any]:
         changed["decay_fraction"] = min(values["decay_fraction"], 0.5)
     if values.get("optimiser") == "adam":
         changed["weight_decay"] = 0.0
+    if "weight_decay_end" in values and values["optimiser"] == "adam":
+        changed["weight_decay_end"] = None
+    if values.get("method") in ("dino", "supervised"):
+        changed.update(variance_weight=0.0, predictor=False)
     return {**values, **changed}
 
 
@@ -348,6 +413,7 @@ TRIALS = st.builds(
     data=_section(Data),
     pretrain=_section(Pretrain),
     finetune=_section(Finetune),
+    dino=_section(Dino),
     seed=st.integers(0, 2**40),
 )
 
@@ -379,7 +445,7 @@ def test_json_leaves_nothing_out() -> None:
         ({"data": {"name": 3}}, ["data.name", "valid string"]),
         ({"data": None}, ["data"]),
         ({"seed": True}, ["seed"]),
-        ({"pretrain": {"method": "dino"}}, ["method", "cass"]),
+        ({"pretrain": {"method": "byol"}}, ["method", "cass"]),
         ({"data": {"label_fraction": math.nan}}, ["--data.label-fraction", "nan"]),
         ({"finetune": {"learning_rate": -1}}, ["--finetune.learning-rate", "-1"]),
         ({"seed": -1}, ["--seeds", "-1"]),
@@ -405,5 +471,6 @@ def test_every_problem_of_a_json_is_said_at_once() -> None:
 
 def test_an_older_json_without_a_later_field_reads_as_its_default() -> None:
     record = to_json(Trial(seed=5))
+    del record["dino"], record["pretrain"]["predictor"]
     del record["finetune"]["select_by"], record["finetune"]["vit_learning_rate"], record["data"]["normalisation"]
     assert from_json(json.dumps(record)) == Trial(seed=5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -11,7 +12,19 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from cass_tune import identity
-from cass_tune.config import SECTIONS, Data, Finetune, Pretrain, Section, Trial, control, get_field, with_field
+from cass_tune.config import (
+    METHODS,
+    SECTIONS,
+    Data,
+    Dino,
+    Finetune,
+    Pretrain,
+    Section,
+    Trial,
+    control,
+    get_field,
+    with_field,
+)
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, digest, matters, segments, trial_digest
 from cass_tune.presets import RECIPES
@@ -73,6 +86,7 @@ people have on disk are found by it. Change numbers on purpose by raising RESULT
 
 PATHS = [f"{section}.{item.name}" for section, kind in SECTIONS.items() for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
 VARIED = [path for path in PATHS if path != "pretrain.method"]
+OF_CASS = ("pretrain.variance_weight", "pretrain.predictor")
 """Every field but the one that makes a control, which has tests of its own."""
 NOT_HASHED = {
     "data.name",  # the fingerprint stands for the images
@@ -103,10 +117,41 @@ NOT_OF_A_CONTROL = NOT_HASHED | {
     "pretrain.optimiser",
     "pretrain.weight_decay",
     "pretrain.clip_norm",
+    "pretrain.weight_decay_end",
+    *OF_CASS,
+    *(path for path in PATHS if path.startswith("dino.")),
 }
-NEEDS = {"warmup_epochs": ("schedule", "cosine_to_end"), "weight_decay": ("optimiser", "adamw")}
-"""What another field must be, so that this one may have more than one value."""
-BASES = pytest.mark.parametrize("base", [Trial(), SMALL, ALL_OTHER], ids=["default", "small", "all other"])
+NEEDS = {
+    "warmup_epochs": {"schedule": "cosine_to_end"},
+    "weight_decay": {"optimiser": "adamw"},
+    "weight_decay_end": {"optimiser": "adamw", "weight_decay": 0.1},
+}
+"""What other fields must be, so that this one may have more than one value."""
+OF_DINO = Trial(
+    data=SMALL.data,
+    pretrain=replace(SMALL.pretrain, method="dino"),
+    dino=Dino(outputs=64, local_crop_px=16, momentum_end=0.996),
+)
+BY_NAME = {
+    "default": Trial(),
+    "small": SMALL,
+    "all other": ALL_OTHER,
+    "dino": OF_DINO,
+    "supervised": with_field(SMALL, "pretrain.method", "supervised"),
+}
+BASES = pytest.mark.parametrize("base", BY_NAME.values(), ids=list(BY_NAME))
+CASES = [
+    pytest.param(base, path, id=f"{path}-{name}")
+    for name, base in BY_NAME.items()
+    for path in VARIED
+    if path not in OF_CASS or base.pretrain.method == "cass"
+]
+"""Every trial with every field that may have more than one value in it."""
+
+
+def is_hashed(trial: Trial, path: str) -> bool:
+    """Return whether a field is part of the identity of a trial that has a pretraining."""
+    return path not in NOT_HASHED and (not path.startswith("dino.") or trial.pretrain.method == "dino")
 
 
 def stage(trial: Trial, inputs: Inputs) -> str:
@@ -117,7 +162,12 @@ def stage(trial: Trial, inputs: Inputs) -> str:
 def fitting(trial: Trial, path: str) -> Trial:
     """Return the trial, changed where the field could have one value only."""
     section, _, name = path.partition(".")
-    return with_field(trial, f"{section}.{NEEDS[name][0]}", NEEDS[name][1]) if name in NEEDS else trial
+    return with_section(trial, section, NEEDS.get(name, {}))
+
+
+def with_section(trial: Trial, section: str, values: Mapping[str, Any]) -> Trial:
+    """Return the trial with other values in a section."""
+    return replace(trial, **{section: replace(getattr(trial, section), **values)})
 
 
 def other_value(trial: Trial, path: str) -> Any:
@@ -126,8 +176,10 @@ def other_value(trial: Trial, path: str) -> Any:
     hint, value = get_type_hints(SECTIONS[section])[name], get_field(trial, path)
     if get_origin(hint) is Literal:
         return next(choice for choice in get_args(hint) if choice != value)
-    if hint is int:
-        return value + 1
+    if hint is bool:
+        return not value
+    if hint in (int, int | None):
+        return 32 if value is None else value + 1
     if hint == float | None:
         return 0.5 if value is None else None
     return value * 0.5 + 0.01 if hint is float else f"{value}x"
@@ -190,14 +242,13 @@ def test_the_canonical_json_is_hashed() -> None:
         digest({"a": float("nan")})
 
 
-@BASES
-@pytest.mark.parametrize("path", VARIED)
+@pytest.mark.parametrize(("base", "path"), CASES)
 def test_a_field_changes_the_identity_exactly_when_it_is_part_of_it(base: Trial, path: str) -> None:
     base = fitting(base, path)
     changed = with_field(base, path, other_value(base, path))
     assert changed != base
-    assert (trial_digest(changed, INPUTS) != trial_digest(base, INPUTS)) == (path not in NOT_HASHED)
-    is_of_stage = path not in NOT_OF_THE_STAGE and not path.startswith("finetune.")
+    assert (trial_digest(changed, INPUTS) != trial_digest(base, INPUTS)) == is_hashed(base, path)
+    is_of_stage = is_hashed(base, path) and path not in NOT_OF_THE_STAGE and not path.startswith("finetune.")
     if base.pretrain.method != "none" != changed.pretrain.method:
         assert (stage(changed, INPUTS) != stage(base, INPUTS)) == is_of_stage
 
@@ -229,8 +280,7 @@ def test_the_arms_weights_are_not_interchangeable() -> None:
     assert trial_digest(Trial(), one) != trial_digest(Trial(), other)
 
 
-@BASES
-@pytest.mark.parametrize("path", VARIED)
+@pytest.mark.parametrize(("base", "path"), CASES)
 def test_a_controls_identity_ignores_what_cannot_matter_to_it(base: Trial, path: str) -> None:
     base = fitting(base, path)
     changed = with_field(base, path, other_value(base, path))
@@ -243,14 +293,20 @@ def test_a_control_is_another_trial(base: Trial) -> None:
     assert trial_digest(control(base), INPUTS) != trial_digest(base, INPUTS)
 
 
-@BASES
-@pytest.mark.parametrize("path", [path for path in VARIED if path not in NOT_HASHED])
+@pytest.mark.parametrize(("base", "path"), [case for case in CASES if case.values[1] not in NOT_HASHED])
 @pytest.mark.parametrize("kind", ["trial", "control"])
 def test_what_matters_is_what_is_hashed(base: Trial, path: str, kind: str) -> None:
     base = fitting(base, path)
     trial = control(base) if kind == "control" else base
     changed = with_field(trial, path, other_value(trial, path))
     assert matters(trial, path) == (trial_digest(changed, INPUTS) != trial_digest(trial, INPUTS))
+
+
+@pytest.mark.parametrize("path", OF_CASS)
+def test_variants_of_cass_matter_to_it_and_perhaps_to_your_own_method(path: str) -> None:
+    """Other methods refuse them (`tests/test_config.py`)."""
+    matter = {m: matters(with_field(SMALL, "pretrain.method", m), path) for m in (*METHODS, "my.module:Mine")}
+    assert matter == {"cass": True, "dino": False, "supervised": False, "none": False, "my.module:Mine": True}
 
 
 @pytest.mark.parametrize("path", ["seed", "pretrain.method"])

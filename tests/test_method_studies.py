@@ -88,7 +88,7 @@ def test_a_small_comparison_runs_and_its_table_has_every_method(
     assert small.run(*few, "--seeds", "0", "1", study=COMPARISON, results=tmp_path) == 0
     study = StudyFolder(tmp_path / "method_comparison" / "phantom-demo")
     assert report(study, COMPARISON.published)
-    table = pd.read_csv(study.tables / "DEMO_methods.csv")
+    table = pd.read_csv(small.local(study.tables) / "DEMO_methods.csv")
     found = [(row["arm"], row["pretrain_method"], row["macro_f1_n"]) for row in table.to_dict("records")]
     assert found == [(arm, name, 2) for arm in ("cnn", "vit") for name in ("cass", "dino", "supervised", "none")]
     of_dino = table.loc[table["pretrain_method"] == "dino"]

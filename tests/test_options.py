@@ -20,18 +20,23 @@ Parse = Callable[..., Given]
 OPTIONS = """
 --dry-run --status --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights --keep-stages
 --local --address --device --gpus-per-trial --cpus-per-trial --threads --workers
---checkpoint-every-minutes --max-failures --preemption-command --budget-hours --price --probe-seconds
+--checkpoint-every-minutes --max-failures --preemption-command --budget-hours --price --probe-seconds --probes
+--probe-every
 --data --data.name --data.root --data.table --data.path-column --data.label-column --data.split-column
 --data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction --data.pretrain-fraction
 --data.validation-fraction --data.test-fraction --data.split-seed --data.normalisation
 --pretrain.method --pretrain.cnn --pretrain.vit --pretrain.weights --pretrain.cnn-weights --pretrain.vit-weights
 --pretrain.embedding-dim --pretrain.epochs --pretrain.batch-size --pretrain.learning-rate
 --pretrain.vit-learning-rate --pretrain.min-learning-rate --pretrain.schedule --pretrain.schedule-t-max-steps
---pretrain.warmup-epochs --pretrain.decay-fraction --pretrain.optimiser --pretrain.weight-decay --pretrain.clip-norm
+--pretrain.warmup-epochs --pretrain.decay-fraction --pretrain.optimiser --pretrain.weight-decay
+--pretrain.weight-decay-end --pretrain.clip-norm --pretrain.variance-weight --pretrain.predictor
 --finetune.epochs --finetune.batch-size --finetune.learning-rate --finetune.min-learning-rate
 --finetune.vit-learning-rate --finetune.schedule --finetune.schedule-t-max-steps --finetune.warmup-epochs
 --finetune.optimiser --finetune.weight-decay --finetune.clip-norm --finetune.focal-gamma --finetune.class-weights
 --finetune.select-by --finetune.patience
+--dino.outputs --dino.local-crops --dino.local-crop-px --dino.momentum --dino.momentum-end --dino.teacher-temperature
+--dino.teacher-temperature-start --dino.teacher-warmup-epochs --dino.student-temperature --dino.centre-momentum
+--dino.frozen-epochs
 """
 """The surface of the command line, in any order: scripts depend on every one, and none may be added by accident."""
 
@@ -81,6 +86,11 @@ def test_nothing_given_is_nothing_chosen(read: Parse) -> None:
         ("--data.label-fraction 0.1 1", "data.label_fraction", (0.1, 1.0)),
         ("--data brain_mri", "data.name", "brain_mri"),
         ("--data.name brain_mri", "data.name", "brain_mri"),
+        ("--pretrain.predictor true", "pretrain.predictor", True),
+        ("--pretrain.predictor false", "pretrain.predictor", False),
+        ("--pretrain.method my.module:Mine", "pretrain.method", "my.module:Mine"),
+        ("--dino.local-crop-px 32", "dino.local_crop_px", 32),
+        ("--dino.momentum 1", "dino.momentum", 1.0),
     ],
 )
 def test_a_field_gets_its_type(read: Parse, line: str, path: str, value: Any) -> None:
@@ -314,3 +324,23 @@ def test_settings_refuse_by_themselves() -> None:
     with pytest.raises(UsageError) as caught:
         Settings(threads=0, workers=-1, gpus_per_trial=1.5, seeds=(), local=True, address="auto")
     assert len(caught.value.problems) == 6
+
+
+class TestProbes:
+    def test_default_and_order(self, read: Parse) -> None:
+        assert read().settings.chosen_probes == ("linear", "knn")
+        assert read("--probes knn linear").settings.chosen_probes == ("linear", "knn")
+        assert read("--probes none").settings.chosen_probes == ()
+        assert read(toml='probes = "knn"').settings.chosen_probes == ("knn",)
+
+    @pytest.mark.parametrize("words", ["knn none", "knn knn"])
+    def test_contradictions(self, problems: Problems, words: str) -> None:
+        (text,) = problems(f"--probes {words}")
+        assert text == f"--probes takes linear, knn or both, each once, or none alone, but got {words}."
+
+    def test_unknown(self, problems: Problems) -> None:
+        (text,) = problems("--probes svm")
+        assert text.startswith("--probes takes linear|knn|none") and "svm" in text
+
+    def test_every(self, problems: Problems) -> None:
+        assert problems("--probe-every -1") == ("--probe-every must be at least 0, but got -1.",)

@@ -6,11 +6,22 @@ from typing import Any
 
 import pytest
 
-from cass_tune.config import Data, Pretrain, Trial, control, get_field, with_field
+from cass_tune.config import ARMS, PROBES, Data, Pretrain, Trial, control, get_field, with_field
 from cass_tune.data.catalog import list_images
 from cass_tune.errors import UsageError
-from cass_tune.identity import Inputs, segments, trial_digest
-from cass_tune.plan import Wanted, describe_data, grid, names, replicate, resolve, select, to_run, with_controls
+from cass_tune.identity import PROBES_VERSION, Inputs, segments, trial_digest
+from cass_tune.plan import (
+    Wanted,
+    describe_data,
+    grid,
+    names,
+    replicate,
+    resolve,
+    select,
+    to_probe,
+    to_run,
+    with_controls,
+)
 from cass_tune.results import Results
 
 INPUTS = Inputs(data="0" * 64, cnn="random", vit="random")
@@ -174,6 +185,27 @@ class TestToRun:
 
     def test_unknown_identities_are_not_run(self, results: Results) -> None:
         assert to_run(resolve([Trial()], {Trial(): None}), results, "all") == []
+
+
+class TestToProbe:
+    @pytest.fixture
+    def items(self) -> list[Wanted]:
+        return wanted([Trial(), with_field(Trial(), "pretrain.batch_size", 8), control(Trial())])
+
+    def test_finished_ones_that_lack_them_and_have_their_start(self, items: list[Wanted], tmp_path: Any) -> None:
+        results = Results(tmp_path)
+        assert to_probe(items, results, PROBES) == []
+        for item in items:
+            results.trial(str(item.digest)).finish({})
+        assert to_probe(items, results, PROBES) == items[2:]
+        (segment,) = items[0].segments
+        results.stage(segment.stage).write_end(segment.end, {})
+        assert to_probe(items, results, PROBES) == [items[0], items[2]]
+        arms = {arm: {"knn": {}} for arm in ARMS}
+        results.trial(str(items[2].digest)).write_probes({"version": PROBES_VERSION, "arms": arms})
+        assert to_probe(items, results, ["knn"]) == items[:1]
+        assert to_probe(items, results, PROBES) == [items[0], items[2]]
+        assert to_probe(items, results, []) == []
 
 
 def test_description_of_the_data() -> None:

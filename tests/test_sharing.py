@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cass_tune.config import Trial, with_field
+from cass_tune.config import Dino, Trial, with_field
 from cass_tune.identity import Inputs
 from cass_tune.plan import Wanted, grid, replicate, resolve, with_controls
 from cass_tune.results import Results
@@ -104,5 +105,21 @@ def test_every_stage_knows_who_wants_which_end(tmp_path: Path) -> None:
 def test_what_cannot_be_shared_is_explained() -> None:
     assert unshared_reason(paper_grid()) is None and unshared_reason(paper_grid(schedule="wsd")) is None
     assert "cosine_to_end depends on the number of epochs" in str(unshared_reason(paper_grid(schedule="cosine_to_end")))
+    decayed = paper_grid(optimiser="adamw", weight_decay=0.04, weight_decay_end=0.4)
+    assert "--pretrain.weight-decay-end leads to depends on the number of epochs" in str(unshared_reason(decayed))
     one_length = [item for item in paper_grid(schedule="cosine_to_end") if item.trial.pretrain.epochs == 50]
     assert unshared_reason(one_length) is None
+
+
+def test_dino_shares_unless_its_momentum_knows_the_end() -> None:
+    """Two stages (batch sizes) with one end per length, or a pretraining of its own for each length."""
+    apart, shared = (
+        [replace(item.trial, pretrain=replace(item.trial.pretrain, method="dino"), dino=dino) for item in paper_grid()]
+        for dino in (Dino(), Dino(momentum=0.9, momentum_end=0.9))
+    )
+    found = [resolve(trials, dict.fromkeys(trials, INPUTS)) for trials in (apart, shared)]
+    stages = [len({item.segments[-1].stage for item in items}) for items in found]
+    lengths = {item.trial.pretrain.epochs for item in paper_grid()}
+    assert stages[0] == stages[1] * len(lengths) > stages[1]
+    assert "--dino.momentum-end leads to depends on the number of epochs" in str(unshared_reason(found[0]))
+    assert unshared_reason(found[1]) is None

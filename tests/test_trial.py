@@ -69,7 +69,7 @@ def test_files(finished: Run) -> None:
     digest = trial_digest(TRIAL, read_inputs(TRIAL, LISTING))
     stage = segments(TRIAL, read_inputs(TRIAL, LISTING))[-1].stage
     (attempt,) = {path.stem for path in finished.root.glob("*/*/epochs/*")}
-    of_trial = ("config.json", "environment.json", "log.txt", "predictions.parquet", "result.json")
+    of_trial = ("config.json", "environment.json", "log.txt", "predictions.parquet", "probes.json", "result.json")
     expected = {f"trials/{digest[:12]}/{name}" for name in (*of_trial, "cnn.safetensors", "vit.safetensors")}
     expected |= {f"stages/{stage[:12]}/{name}" for name in ("config.json", "environment.json")}
     expected |= {f"{place}/.holder.lock" for place in (f"trials/{digest[:12]}", f"stages/{stage[:12]}")}

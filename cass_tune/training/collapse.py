@@ -53,8 +53,8 @@ class Health:
     Args:
         feature_std: by arm, see `feature_std`.
         effective_rank: by arm, see `effective_rank`.
-        agreement: mean cosine of the arms' outputs for the same image, between -1 and 1; None where each arm has its own
-            space of outputs.
+        agreement: mean cosine of the arms' outputs for the same image, between -1 and 1; None where each arm has a
+            space of outputs of its own.
         mismatched_agreement: the same for different images; equal to `agreement` when nothing is told apart.
     """
 

@@ -26,10 +26,19 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, Any]:
         highest output), auroc (one class against the rest, mean; None with a single class), n, and confusion_matrix
         (rows are true classes). Recall and AUROC are means over the classes that the labels have.
     """
-    classes = logits.shape[1]
-    scores = torch.sigmoid(logits)
+    return score_metrics(torch.sigmoid(logits), logits.argmax(dim=1), labels)
+
+
+def score_metrics(scores: Tensor, predicted: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return what `classification_metrics` returns, of scores and predictions.
+
+    Args:
+        scores: float on the CPU, between 0 and 1, shape (images, classes).
+        predicted: int64 class positions, shape (images,).
+        labels: int64 class positions, shape (images,).
+    """
+    classes = scores.shape[1]
     one_hot = F.one_hot(labels, classes)
-    predicted = logits.argmax(dim=1)
     there = one_hot.sum(dim=0) > 0
     recalls = tm.multiclass_recall(predicted, labels, classes, average="none")
     values = {

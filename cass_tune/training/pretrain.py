@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,28 @@ from cass_tune.training.state import State, below
 
 logger = logging.getLogger(__name__)
 
+Monitor = Callable[[int, nn.ModuleDict], Mapping[str, float]]
+"""Returns further columns of an epoch's row, of the epoch's number and the arms, which it leaves as they are."""
+
+
+MOMENTS_BYTES = 8
+"""Per parameter that is trained: Adam's two moments, float32."""
+
+
+def state_bytes(trial: Trial, arms: Mapping[str, nn.Module] | nn.ModuleDict) -> int:
+    """Return about how many bytes `Pretraining.state` has between two epochs, without anything being computed.
+
+    Args:
+        trial: its `pretrain` part and the method's own are used.
+        arms: the networks, whose tensors may be without content (device ``meta``).
+    """
+    with torch.device("meta"):
+        copies = nn.ModuleDict({arm: copy.deepcopy(arms[arm]).to("meta") for arm in ARMS})
+        method = method_class(trial.pretrain.method)(trial, copies, ("one", "other"))
+    kept = sum(value.numel() * value.element_size() for value in method.state_dict().values())
+    trained = {p: p.numel() for arm in ARMS for p in method.trained(arm).parameters() if p.requires_grad}
+    return kept + MOMENTS_BYTES * sum(trained.values())
+
 
 class Pretraining:
     """Trains both arms in place.
@@ -35,6 +58,7 @@ class Pretraining:
         positions: images to train on.
         stop_on_collapse: raise `Collapsed` instead of warning.
         after_step: called between two steps, when `state` may be asked for; what it raises ends the run.
+        monitor: called at the end of every epoch, when `state` may still be asked for.
     """
 
     def __init__(
@@ -46,6 +70,7 @@ class Pretraining:
         *,
         stop_on_collapse: bool = False,
         after_step: Callable[[], None] = lambda: None,
+        monitor: Monitor | None = None,
     ) -> None:
         config = trial.pretrain
         self.rows: list[dict[str, Any]] = []
@@ -55,6 +80,7 @@ class Pretraining:
         self._positions = positions
         self._stop_on_collapse = stop_on_collapse
         self._after_step = after_step
+        self._monitor = monitor
         self._device = next(arms.parameters()).device
         torch.manual_seed(torch_seed(trial.seed, "method"))
         self.method = method_class(config.method)(trial, arms, batches.classes).to(self._device)
@@ -165,9 +191,12 @@ class Pretraining:
             self._after_step()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        loss = self._loss.mean()  # outputs that are not finite cannot be measured
-        health = self._health.measure(is_common=self.method.has_common_outputs)
         seconds = self._seconds + time.perf_counter() - self._started
+        loss = self._loss.mean()  # outputs that are not finite cannot be measured
+        monitored = self._monitor(self.epoch + 1, self.arms) if self._monitor else {}
+        health = self._health.measure(
+            is_common=self.method.has_common_outputs
+        )  # forgets the outputs, which belong to the state until here
         return epoch_row(
             phase="pretrain",
             epoch=self.epoch + 1,
@@ -180,6 +209,7 @@ class Pretraining:
             collapsed=health.collapsed,
             reused=False,
             **health.row(),
+            **monitored,
         )
 
     def _judge(self) -> None:

@@ -25,6 +25,8 @@ COLUMNS = (
     "agreement",
     "mismatched_agreement",
     "collapsed",
+    "cnn_knn_macro_f1",
+    "vit_knn_macro_f1",
     "validation_loss",
     "macro_f1",
     "micro_f1_at_half",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cass_tune.config import ARMS, Data, Finetune, Pretrain, Trial, control, get_field, to_json, with_field
-from cass_tune.identity import Inputs, trial_digest
+from cass_tune.identity import PROBES_VERSION, Inputs, trial_digest
 from cass_tune.results import Record, Results, StudyFolder, TrialFolder
 
 PHANTOM = {
@@ -118,6 +118,11 @@ class Root:
         }
         self._folder(trial).finish({**record, **changes})
 
+    def probe(self, trial: Trial, **scores: float) -> None:
+        """Record the probes of a trial's arms: the CNN's macro-F1 by probe, the ViT's half of it."""
+        arms = {arm: {p: _probe(score / (1 + (arm == "vit"))) for p, score in scores.items()} for arm in ARMS}
+        self._folder(trial).write_probes({"version": PROBES_VERSION, "arms": arms})
+
     def fail(self, trial: Trial, kind: str = "RuntimeError", message: str = "first line\nout of memory") -> None:
         """Record a trial as failed."""
         self._folder(trial).fail(kind, message, "Traceback ...")
@@ -148,6 +153,12 @@ def _arm(model: str, macro_f1: float | None) -> Record:
         "confusion_matrix": [[20, 0], [0, 60]],
     }
     return {"model": model, "best_epoch": 2, "parameters": 1000, "validation": metrics, "test": metrics}
+
+
+def _probe(macro_f1: float) -> Record:
+    metrics = {"macro_f1": macro_f1, "balanced_accuracy": 0.5, "accuracy": 0.5, "auroc": 0.6}
+    validation = {**metrics, "macro_f1": macro_f1 + 0.1}
+    return {"c": 0.1, "converged": True, "k": 20, "validation": validation, "test": metrics}
 
 
 def replace(trial: Trial, **fields: Any) -> Trial:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -123,3 +124,19 @@ def test_a_damaged_record_is_named(root: Root, name: str) -> None:
 def test_a_trial_of_another_version_is_another_row(root: Root) -> None:
     root.plan([replace(TRIALS[2], finetune_epochs=4)])
     assert load(root.study)["finetune_epochs"].iloc[0] == 4
+
+
+def test_what_an_older_version_wrote_has_the_defaults_of_what_came_later(tmp_path: Path) -> None:
+    """And stands in one row with what is written now: the later fields stand for the behaviour before them."""
+    root = Root(tmp_path)
+    root.plan(TRIALS[2:4])
+    (path,) = local(root.study.path).glob("plans/*.json")
+    record = json.loads(path.read_text())
+    config = record["plan"]["trials"][0]["config"]
+    del config["dino"], config["pretrain"]["variance_weight"], config["pretrain"]["predictor"]
+    path.write_text(json.dumps(record))
+    frame = load(root.study)
+    settings = frame[[column(path) for path in FIELDS]].drop_duplicates()
+    assert len(settings) == 1
+    assert settings["pretrain_predictor"].tolist() == ["False"] and settings["pretrain_variance_weight"].tolist() == [0]
+    assert settings[[name for name in settings if name.startswith("dino_")]].isna().all(axis=None)

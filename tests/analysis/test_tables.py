@@ -212,6 +212,29 @@ def test_controls_of_other_finetuning_are_a_table_of_their_own(root: Root) -> No
     assert len(groups[0].frame) == 2 * len(SEEDS)
 
 
+def test_methods_stand_in_one_table_whatever_only_one_of_them_has(tmp_path: Path) -> None:
+    """The section of DINO is no setting of CASS, whose variants are none of DINO: neither parts them."""
+    axes = ["pretrain.method"]
+    methods = [replace(SMALL, pretrain_method=method) for method in ("cass", "dino", "supervised", "none")]
+    root = Root(tmp_path)
+    root.plan(methods, axes)
+    (group,) = split(load(root.study), axes)
+    assert group.frame["pretrain_method"].tolist() == [m for m in ("cass", "dino", "supervised", "none") for _ in "ab"]
+    assert (group.settings["dino_outputs"], group.settings["pretrain_variance_weight"]) == (65536, 0.0)
+
+    root.plan([replace(SMALL, pretrain_method="dino", dino_outputs=64)], axes)
+    last, first = split(load(root.study), axes)
+    assert last.frame["pretrain_method"].tolist() == [m for m in ("dino", "cass", "supervised", "none") for _ in "ab"]
+    assert len(first.frame) == 8 and first.settings["dino_outputs"] == 65536
+
+
+def test_a_section_of_dino_parts_no_trials_of_cass(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.plan([replace(SMALL, dino_outputs=64), replace(SMALL, seed=1), replace(SMALL, pretrain_method="dino")])
+    groups = split(load(root.study), ["pretrain.batch_size"])
+    assert [group.settings["pretrain_method"] for group in groups] == ["cass", "dino"]
+
+
 def test_results_of_another_version_are_not_pooled(root: Root) -> None:
     root.plan([replace(trial, seed=trial.seed + 10) for trial in EIGHT], results_version=2)
     groups = split(load(root.study), ["pretrain.batch_size"])
@@ -225,7 +248,7 @@ def test_csv_holds_the_numbers(root: Root) -> None:
     read = pd.read_csv(local(root.study.tables) / "DEMO_f1.csv")
     expected = pd.DataFrame(table_of(root))
     numbers = [name for name in expected if name.endswith(("_mean", "_low", "_high", "_n", "_sd", "_seconds"))]
-    assert len(numbers) == 4 * 5 + 2 + 2
+    assert len(numbers) == (4 + 2) * 5 + 2 + 2
     assert read[numbers].to_numpy(float) == pytest.approx(expected[numbers].to_numpy(float), abs=1e-12, nan_ok=True)
     assert read["pretrain_batch_size"].tolist()[:2] == [8, 16]
 
@@ -291,6 +314,63 @@ def test_text_fits_the_terminal(tmp_path: Path, root: Root) -> None:
         lines = [line for line in text.splitlines() if "log: " not in line]
         assert max(map(len, lines)) <= 120
         assert text.isascii()
+
+
+class TestProbes:
+    def test_numbers(self, root: Root) -> None:
+        for number, trial in enumerate(EIGHT):
+            root.probe(trial, linear=0.6 + number / 100, knn=0.5)
+        rows = table_of(root)
+        assert rows[0]["linear_macro_f1_mean"] == pytest.approx(0.61) and rows[0]["linear_macro_f1_n"] == 3
+        low, high = summarise([0.6, 0.61, 0.62]).low, summarise([0.6, 0.61, 0.62]).high
+        assert [rows[0][f"linear_macro_f1_{end}"] for end in ("low", "high")] == pytest.approx([low, high])
+        assert rows[3]["knn_macro_f1_mean"] == 0.25 and rows[1]["knn_macro_f1_n"] == 0
+
+    def test_text(self, root: Root) -> None:
+        finish(root, EIGHT)
+        finish(root, SIXTEEN)
+        for trial in EIGHT[:2]:
+            root.probe(trial, linear=0.6)
+        root.probe(SIXTEEN[0], linear=0.7)
+        text = tables.render(root.study)
+        head, _, eight, sixteen, control = text[text.index("arm  method") :].splitlines()[:5]
+        assert "linear" in head and "kNN" not in head
+        assert " 0.600 n=2 " in eight and " 0.700 n=1 " in sixteen and " missing " in control
+        assert "probes of the frozen features" in " ".join(text.split())
+
+    def test_without_any_there_is_no_column(self, root: Root) -> None:
+        finish(root, EIGHT)
+        text = tables.render(root.study)
+        assert "kNN" not in text and "linear" not in text
+
+    def test_markdown_has_the_interval(self, root: Root) -> None:
+        finish(root, EIGHT)
+        for trial in EIGHT:
+            root.probe(trial, linear=0.6 + trial.seed / 100, knn=0.5)
+        tables.report(root.study)
+        text = (local(root.study.tables) / "DEMO_f1.md").read_text()
+        assert f"| {summarise([0.6, 0.61, 0.62]).text()} n=3 | 0.500 [0.500, 0.500] n=3 |" in text
+        assert "| missing | missing |" in text
+
+    def test_the_text_fits_the_terminal(self, tmp_path: Path) -> None:
+        root = full(tmp_path, BRAIN_MRI)
+        for trial in cells(LARGE, "pretrain.batch_size", [8, 12, 16], SEEDS):
+            root.probe(trial, linear=0.6, knn=0.5)
+        text = tables.render(root.study, PAPER)
+        assert max(map(len, text.splitlines())) <= 120
+        assert "publ." in text and " time:" not in text  # it has a table of its own
+
+    def test_probes_of_another_version_are_missing(self, root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+        root.probe(EIGHT[0], linear=0.6, knn=0.5)
+        monkeypatch.setattr("cass_tune.results.PROBES_VERSION", 2)
+        assert table_of(root)[0]["linear_macro_f1_n"] == 0
+
+    def test_tidy_columns(self, root: Root) -> None:
+        root.probe(EIGHT[0], linear=0.6, knn=0.5)
+        row = where(load(root.study), {"digest": root.digest(EIGHT[0]), "arm": "cnn"}).iloc[0]
+        assert (row["linear_macro_f1"], row["linear_validation_macro_f1"], row["knn_auroc"]) == (0.6, 0.7, 0.6)
+        assert (row["linear_c"], row["linear_converged"], row["knn_k"]) == (0.1, True, 20)
+        assert row["status"] == "missing"
 
 
 def test_command_line(root: Root, capsys: pytest.CaptureFixture[str]) -> None:

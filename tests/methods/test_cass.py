@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
-from cass_tune.methods import METHODS
+from cass_tune.methods import Progress
 from cass_tune.methods.cass import Cass, cass_loss
 from tests import tiny
 
+START = Progress(step=0, epoch=0)
 PAIRS = arrays(np.float32, (2, 5, 7), elements=st.floats(-4, 4, width=32)).filter(
     lambda pair: np.linalg.norm(pair, axis=-1).min() > 1e-3
 )
@@ -60,10 +61,14 @@ class Seen(nn.Module):
         return self.linear(images.flatten(1))
 
 
+LABELS = torch.zeros(5, dtype=torch.int64)
+
+
 def test_each_arm_gets_its_own_images() -> None:
     cnn, vit = Seen(), Seen()
     images = torch.randn(5, 3, 2, 2)
-    value, outputs = Cass().loss(nn.ModuleDict({"cnn": cnn, "vit": vit}), {"cnn": images, "vit": 2 * images})
+    method = Cass(tiny.BASE, nn.ModuleDict({"cnn": cnn, "vit": vit}), ())
+    value, outputs = method.loss([{"cnn": images, "vit": 2 * images}], LABELS, START)
     assert torch.equal(cnn.images[0], images) and torch.equal(vit.images[0], 2 * images)
     assert torch.equal(outputs["cnn"], cnn.linear(images.flatten(1)))
     assert torch.equal(outputs["vit"], vit.linear(2 * images.flatten(1)))
@@ -73,9 +78,14 @@ def test_each_arm_gets_its_own_images() -> None:
 def test_gradients_reach_every_layer_of_both_arms() -> None:
     arms = tiny.arms()
     images = torch.randn(4, 3, tiny.SIZE_PX, tiny.SIZE_PX)
-    value, _ = METHODS["cass"].loss(arms, {"cnn": images, "vit": images})
+    value, _ = Cass(tiny.BASE, arms, ()).loss([{"cnn": images, "vit": images}], LABELS, START)
     value.backward()
     for arm, network in arms.items():
         without = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert without == [], arm
         assert sum(float(p.grad.abs().sum()) for p in network.parameters() if p.grad is not None) > 0, arm
+
+
+def test_cass_alone_keeps_nothing_beside_the_arms() -> None:
+    arms = tiny.arms()
+    assert set(Cass(tiny.BASE, arms, ()).state_dict()) == {f"arms.{name}" for name in arms.state_dict()}

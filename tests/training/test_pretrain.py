@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -17,8 +17,8 @@ from cass_tune.config import ARMS
 from cass_tune.data.listing import Listing
 from cass_tune.data.loader import IMAGENET, Batch, Batches, normalise
 from cass_tune.errors import Collapsed
-from cass_tune.methods import METHODS
-from cass_tune.methods.cass import cass_loss
+from cass_tune.methods import View
+from cass_tune.methods.cass import Cass, cass_loss
 from cass_tune.presets import RECIPES as NAMED
 from cass_tune.training import collapse
 from cass_tune.training.loop import DivergedError
@@ -44,27 +44,30 @@ def pretraining(
 
 
 class Recorder:
-    """The CASS method, remembering each batch and loss; ``factor`` scales the loss."""
+    """What CASS was given in each step, and its losses."""
 
-    def __init__(self, factor: float = 1.0) -> None:
+    def __init__(self) -> None:
         self.losses: list[float] = []
         self.images: list[Tensor] = []
-        self.seen: list[Mapping[str, Tensor]] = []
-        self.factor = factor
+        self.seen: list[View] = []
 
-    def loss(self, arms: nn.ModuleDict, images: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs = {arm: arms[arm](images[arm]) for arm in ARMS}
-        value = self.factor * cass_loss(outputs["cnn"], outputs["vit"])
-        self.losses.append(float(value.detach()))
-        self.images.append(images["cnn"].clone())
-        self.seen.append(images)
-        return value, outputs
+    def add(self, views: Sequence[View], loss: Tensor) -> None:
+        (view,) = views
+        self.losses.append(float(loss.detach()))
+        self.images.append(view["cnn"].clone())
+        self.seen.append(view)
 
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    recorder = Recorder()
-    monkeypatch.setitem(METHODS, "cass", recorder)
+    recorder, loss_of = Recorder(), Cass.loss
+
+    def recorded(self: Cass, views: Sequence[View], *rest: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
+        value, outputs = loss_of(self, views, *rest)
+        recorder.add(views, value)
+        return value, outputs
+
+    monkeypatch.setattr(Cass, "loss", recorded)
     return recorder
 
 
