@@ -35,7 +35,7 @@ def anova(frame: pd.DataFrame, axes: Sequence[str], score: str = "macro_f1") -> 
         mean square, F and its p (missing with one seed), eta squared (share of the total) and partial eta squared.
         Without a single complete seed, no rows.
     """
-    names = [axis for axis in axes if frame[column(axis)].nunique(dropna=False) > 1]
+    names = [axis for axis in axes if len(frame[column(axis)].unique()) > 1]
     cube = _cube(frame, names, score)
     if cube is None or not names:
         return pd.DataFrame(columns=COLUMNS)
@@ -51,7 +51,7 @@ def anova(frame: pd.DataFrame, axes: Sequence[str], score: str = "macro_f1") -> 
 def complete_seeds(frame: pd.DataFrame, axes: Sequence[str], score: str = "macro_f1") -> list[int]:
     """Return the seeds that have a score in every cell of the grid; arguments as in `anova`."""
     known = frame.loc[frame[score].notna()]
-    cells = math.prod(frame[column(axis)].nunique(dropna=False) for axis in axes)
+    cells = math.prod(len(frame[column(axis)].unique()) for axis in axes)
     counts = known.groupby("seed")[score].size()
     return sorted(int(seed) for seed, count in counts.items() if count == cells)  # type: ignore[arg-type]
 
