@@ -186,7 +186,8 @@ class Pretraining:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         loss = self._loss.mean()  # outputs that are not finite cannot be measured
-        health = self._health.measure(is_common=self.method.has_common_outputs)
+        method = self.method
+        health = self._health.measure(is_common=method.has_common_outputs, healthy_std=method.healthy_std)
         seconds = self._seconds + time.perf_counter() - self._started
         return epoch_row(
             phase="pretrain",
@@ -208,7 +209,7 @@ class Pretraining:
             return
         row = self.rows[-1]
         stds = ", ".join(f"{arm} {row[f'{arm}_feature_std']:.3f}" for arm in ARMS)
-        text = f"outputs are nearly constant after epoch {row['epoch']} (feature std {stds}; about 1 is healthy)"
+        text = f"outputs are nearly constant after epoch {row['epoch']} (feature std {stds}; about {self.method.healthy_std:g} is healthy)"
         if self._stop_on_collapse:
             raise Collapsed(f"{text}: collapse")
         logger.warning("%s: collapse", text)
