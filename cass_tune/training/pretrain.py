@@ -30,7 +30,7 @@ MOMENTS_BYTES = 8
 """Per parameter that is trained: Adam's two moments, float32."""
 
 
-def state_bytes(trial: Trial, arms: Mapping[str, nn.Module]) -> int:
+def state_bytes(trial: Trial, arms: Mapping[str, nn.Module] | nn.ModuleDict) -> int:
     """Return about how many bytes `Pretraining.state` has between two epochs, without anything being computed.
 
     Args:
@@ -209,7 +209,8 @@ class Pretraining:
             return
         row = self.rows[-1]
         stds = ", ".join(f"{arm} {row[f'{arm}_feature_std']:.3f}" for arm in ARMS)
-        text = f"outputs are nearly constant after epoch {row['epoch']} (feature std {stds}; about {self.method.healthy_std:g} is healthy)"
+        healthy = f"about {self.method.healthy_std:g} is healthy"
+        text = f"outputs are nearly constant after epoch {row['epoch']} (feature std {stds}; {healthy})"
         if self._stop_on_collapse:
             raise Collapsed(f"{text}: collapse")
         logger.warning("%s: collapse", text)

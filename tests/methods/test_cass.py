@@ -122,7 +122,7 @@ class Given(nn.Module):
         return self.outputs
 
 
-def given(fields: dict[str, object]) -> Cass:
+def cass(fields: dict[str, object]) -> Cass:
     described = tiny.trial({"pretrain.embedding_dim": 8, **fields})
     arms = nn.ModuleDict({"cnn": Given(OUTPUTS[0]), "vit": Given(OUTPUTS[1])})
     return Cass(described, arms, ()).double()
@@ -132,7 +132,7 @@ VIEW = {arm: torch.zeros(6, 3, 8, 8) for arm in ("cnn", "vit")}
 
 
 def test_the_variance_term_is_added_with_its_weight() -> None:
-    method = given({"pretrain.variance_weight": 2.5})
+    method = cass({"pretrain.variance_weight": 2.5})
     value, _ = method.loss([VIEW], LABELS, START)
     expected = published(*OUTPUTS) + 2.5 * (vicreg(OUTPUTS[0]) + vicreg(OUTPUTS[1])) / 2
     assert float(value.detach()) == pytest.approx(expected, rel=1e-9)
@@ -140,7 +140,7 @@ def test_the_variance_term_is_added_with_its_weight() -> None:
 
 def test_the_predictor_is_simsiams() -> None:
     """Algorithm 1: the mean of D(p1, z2) and D(p2, z1) with z held still; here of 2 - 2 cos, which is 2 + 2 D."""
-    method = given({"pretrain.predictor": True})
+    method = cass({"pretrain.predictor": True})
     value, outputs = method.loss([VIEW], LABELS, START)
     p = {arm: method.heads[arm](outputs[arm]).detach().numpy() for arm in ("cnn", "vit")}
     expected = (published(p["cnn"], OUTPUTS[1]) + published(OUTPUTS[0], p["vit"])) / 2
@@ -154,5 +154,5 @@ def test_the_predictor_is_simsiams() -> None:
 
 
 def test_the_predictor_is_as_wide_as_simsiams() -> None:
-    shapes = [tuple(p.shape) for p in given({"pretrain.predictor": True}).heads["cnn"].parameters() if p.dim() == 2]
+    shapes = [tuple(p.shape) for p in cass({"pretrain.predictor": True}).heads["cnn"].parameters() if p.dim() == 2]
     assert shapes == [(2, 8), (8, 2)]

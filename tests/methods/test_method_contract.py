@@ -1,4 +1,4 @@
-"""What holds for every method: resuming is exact, what should move moves, eight images can be learned, collapse shows."""
+"""What holds for every method: resuming is exact, what should move moves, images can be learned, collapse shows."""
 
 from __future__ import annotations
 

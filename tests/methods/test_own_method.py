@@ -1,4 +1,4 @@
-"""The page's own method runs through a study, and a method that cannot be had is one clear error before anything runs."""
+"""The page's own method runs through a study; a method that cannot be had is one clear error before anything runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,9 +57,9 @@ def test_a_study_of_it(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_examples")
 def test_its_loss_is_the_papers_and_its_resuming_exact() -> None:
     described = tiny.trial({"pretrain.method": "simclr:SimCLR"})
-    method = method_class("simclr:SimCLR")(described, tiny.arms(described), ("cat", "dog"))
+    method: Any = method_class("simclr:SimCLR")(described, tiny.arms(described), ("cat", "dog"))
     views = [{arm: torch.randn(4, 3, tiny.SIZE_PX, tiny.SIZE_PX) for arm in ARMS} for _ in "ab"]
-    heads = {arm: [] for arm in ARMS}
+    heads: dict[str, list[torch.Tensor]] = {arm: [] for arm in ARMS}
     for arm in ARMS:
         method.heads[arm].register_forward_hook(lambda m, i, output, arm=arm: heads[arm].append(output.detach()))
     value, _ = method.loss(views, torch.zeros(4, dtype=torch.int64), Progress(step=0, epoch=0))
@@ -97,7 +98,9 @@ def test_rays_workers_find_it_in_the_working_folder(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == DONE, done.stdout + done.stderr
     results = Results(tmp_path / "results")
-    states = [results.trial(digest).status() for digest in small.wanted(tmp_path / "results", "batch_ablation").values()]
+    states = [
+        results.trial(digest).status() for digest in small.wanted(tmp_path / "results", "batch_ablation").values()
+    ]
     assert states == ["done"] * 2
 
 
