@@ -22,6 +22,7 @@ from cass_tune.results import Results
 from cass_tune.sharing import in_order, own_epochs, register
 from cass_tune.trial import RunOptions, read_inputs, run_trial
 from tests import tiny
+from tests.methods.variants import VARIANTS
 from tests.runs import LISTING, Run, run
 from tests.small import local
 
@@ -176,3 +177,15 @@ def test_a_trial_says_itself_which_ends_it_wants(fields: dict[str, Any], tmp_pat
         assert found.stage(number).wanted_ends() == {segment.end: {found.folder.digest}}
         assert found.stage(number).is_trunk() == (number < len(found.segments) - 1)
     assert trial_digest(found.trial, read_inputs(found.trial, LISTING)) == found.folder.digest
+
+
+@pytest.mark.parametrize("name", ["dino", "supervised", "predictor"])
+def test_every_method_goes_on_from_a_shared_end(name: str, tmp_path: Path) -> None:
+    """A whole trial, finetuning included, whose pretraining another one began."""
+    fields = {**VARIANTS[name], "finetune.epochs": 1}
+    short, long = (tiny.trial({**fields, "pretrain.epochs": epochs}) for epochs in (1, 2))
+    alone = run(long, tmp_path / "alone")
+    run(short, tmp_path / "shared")
+    found = run(long, tmp_path / "shared")
+    assert (trained(found), trained(alone)) == (1, 2)
+    assert found.numbers() == alone.numbers() and files_of(found) == files_of(alone)

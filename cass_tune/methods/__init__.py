@@ -31,10 +31,10 @@ def method_class(name: str) -> type[Method]:
     module, _, attribute = place.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # your own module may raise anything
         raise UsageError(
-            f"--pretrain.method {name} cannot be found: {error}. Give module:Class of a module that Python can import "
-            "here and on every machine that runs trials (the working folder, or PYTHONPATH)."
+            f"--pretrain.method {name} cannot be imported ({type(error).__name__}: {error}). Give module:Class of a "
+            "module that Python can import here and on every machine of the study (the working folder, or PYTHONPATH)."
         ) from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UsageError(f"--pretrain.method {name} must be a class derived from cass_tune.methods.Method.")

@@ -53,6 +53,8 @@ class Method(nn.Module):
     """Whether a step depends on the number of epochs; then pretrainings of different lengths share nothing."""
     has_common_outputs: bool = False
     """Whether the outputs of both arms lie in one space, so that their agreement is a number worth keeping."""
+    healthy_std: float = 1.0
+    """`cass_tune.training.collapse.feature_std` of outputs that are well; a tenth of it counts as collapsed."""
     needs_sizes: bool = False
     """Whether the networks must take images of several sizes."""
 

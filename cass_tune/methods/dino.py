@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -136,28 +137,26 @@ class DinoMethod(Method):
         return total, outputs
 
     def _arm_loss(self, arm: str, crops: Sequence[Tensor], progress: Progress) -> tuple[Tensor, Tensor]:
-        """Return the loss of an arm and its student's features of the first large crop."""
+        """Return the loss of an arm and its student's projections of the first large crop, which its outputs follow."""
         head: Any = self.heads[arm]
         head.last_layer.weight_v.requires_grad_(progress.epoch >= self._config.frozen_epochs)
         with torch.no_grad():
             large = torch.cat(list(crops[:LARGE]))
             teacher = self.teacher_heads[arm](features(self.arms[arm], large)).chunk(LARGE)
-        seen = features(self.students[arm], large)
-        student = list(head(seen).chunk(LARGE))
+        projections = F.normalize(head.layers(features(self.students[arm], large)), dim=-1)
+        student = list(head.last_layer(projections).chunk(LARGE))
         if len(crops) > LARGE:
             small = features(self.students[arm], torch.cat(list(crops[LARGE:])))
             student += head(small).chunk(len(crops) - LARGE)
         value = self.losses[arm](list(teacher), student, epoch=progress.epoch)
-        return value, seen.chunk(LARGE)[0]
+        return value, projections.chunk(LARGE)[0]
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
-        from lightly.models.utils import update_momentum
-
-        momentum = self._momentum(progress)
-        for arm in ARMS:
-            update_momentum(self.students[arm], self.arms[arm], momentum)
-            update_momentum(self.heads[arm], self.teacher_heads[arm], momentum)
+        share = 1 - self._momentum(progress)
+        for student, teacher in ((self.students, self.arms), (self.heads, self.teacher_heads)):
+            for new, mean in zip(student.parameters(), teacher.parameters(), strict=True):
+                mean.lerp_(new, share)  # exactly itself where both are equal
 
     def _momentum(self, progress: Progress) -> float:
         start, end = self._config.momentum, self._config.momentum_end

@@ -56,17 +56,19 @@ class Health:
         agreement: mean cosine of the arms' outputs for the same image, between -1 and 1; None where each arm has a
             space of outputs of its own.
         mismatched_agreement: the same for different images; equal to `agreement` when nothing is told apart.
+        healthy_std: feature std of outputs that are well.
     """
 
     feature_std: Mapping[str, float]
     effective_rank: Mapping[str, float]
     agreement: float | None = None
     mismatched_agreement: float | None = None
+    healthy_std: float = 1.0
 
     @property
     def collapsed(self) -> bool:
         """Whether an arm's outputs hardly differ between images."""
-        return min(self.feature_std.values()) < COLLAPSED_BELOW
+        return min(self.feature_std.values()) < COLLAPSED_BELOW * self.healthy_std
 
     def row(self) -> dict[str, float | None]:
         """Return the columns of an epoch's row."""
@@ -104,17 +106,19 @@ class HealthMonitor:
             batches.setdefault(int(number), {})[arm] = value.to(device)
         return cls(batches[number] for number in sorted(batches))
 
-    def measure(self, *, is_common: bool = True) -> Health:
+    def measure(self, *, is_common: bool = True, healthy_std: float = 1.0) -> Health:
         """Return the state of the arms over the images kept, and forget them.
 
         Args:
             is_common: whether both arms' outputs lie in one space, so that they can be compared.
+            healthy_std: see `Health`.
         """
         kept = {arm: torch.cat([batch[arm] for batch in self._outputs]).cpu() for arm in ("cnn", "vit")}
         self._outputs.clear()
         return Health(
             feature_std={arm: feature_std(outputs) for arm, outputs in kept.items()},
             effective_rank={arm: effective_rank(outputs) for arm, outputs in kept.items()},
+            healthy_std=healthy_std,
             **(_agreement(kept["cnn"], kept["vit"]) if is_common else {}),
         )
 

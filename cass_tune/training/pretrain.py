@@ -193,10 +193,10 @@ class Pretraining:
             torch.cuda.synchronize(self._device)
         seconds = self._seconds + time.perf_counter() - self._started
         loss = self._loss.mean()  # outputs that are not finite cannot be measured
+        # the outputs that are measured next belong to the state until then
         monitored = self._monitor(self.epoch + 1, self.arms) if self._monitor else {}
-        health = self._health.measure(
-            is_common=self.method.has_common_outputs
-        )  # forgets the outputs, which belong to the state until here
+        method = self.method
+        health = self._health.measure(is_common=method.has_common_outputs, healthy_std=method.healthy_std)
         return epoch_row(
             phase="pretrain",
             epoch=self.epoch + 1,
@@ -218,7 +218,8 @@ class Pretraining:
             return
         row = self.rows[-1]
         stds = ", ".join(f"{arm} {row[f'{arm}_feature_std']:.3f}" for arm in ARMS)
-        text = f"outputs are nearly constant after epoch {row['epoch']} (feature std {stds}; about 1 is healthy)"
+        healthy = f"about {self.method.healthy_std:g} is healthy"
+        text = f"outputs are nearly constant after epoch {row['epoch']} (feature std {stds}; {healthy})"
         if self._stop_on_collapse:
             raise Collapsed(f"{text}: collapse")
         logger.warning("%s: collapse", text)

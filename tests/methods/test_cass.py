@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
 
 from cass_tune.methods import Progress
-from cass_tune.methods.cass import Cass, cass_loss
+from cass_tune.methods.cass import Cass, cass_loss, variance_term
 from tests import tiny
 
 START = Progress(step=0, epoch=0)
@@ -89,3 +89,70 @@ def test_gradients_reach_every_layer_of_both_arms() -> None:
 def test_cass_alone_keeps_nothing_beside_the_arms() -> None:
     arms = tiny.arms()
     assert set(Cass(tiny.BASE, arms, ()).state_dict()) == {f"arms.{name}" for name in arms.state_dict()}
+
+
+OUTPUTS = np.random.default_rng(0).normal(size=(2, 6, 8))
+"""Of both arms for six images, float64."""
+
+
+def sphere(outputs: np.ndarray) -> np.ndarray:
+    return outputs / np.linalg.norm(outputs, axis=1, keepdims=True)
+
+
+def vicreg(outputs: np.ndarray) -> float:
+    """Equation 1 of VICReg, gamma 1 and epsilon 1e-4, of outputs on the sphere of radius sqrt(dimensions)."""
+    scaled = sphere(outputs) * np.sqrt(outputs.shape[1])
+    return float(np.maximum(0, 1 - np.sqrt(scaled.var(axis=0, ddof=1) + 1e-4)).mean())
+
+
+def test_the_variance_term_is_vicregs() -> None:
+    for outputs in (OUTPUTS[0], OUTPUTS[0] + 3, np.ones((6, 8))):
+        assert float(variance_term(torch.from_numpy(outputs))) == pytest.approx(vicreg(outputs), abs=1e-9)
+    assert vicreg(np.ones((6, 8))) == pytest.approx(0.99), "the most that it can be"
+
+
+class Given(nn.Module):
+    """Gives the same outputs, whatever it sees."""
+
+    def __init__(self, outputs: np.ndarray) -> None:
+        super().__init__()
+        self.outputs = nn.Parameter(torch.from_numpy(outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.outputs
+
+
+def cass(fields: dict[str, object]) -> Cass:
+    described = tiny.trial({"pretrain.embedding_dim": 8, **fields})
+    arms = nn.ModuleDict({"cnn": Given(OUTPUTS[0]), "vit": Given(OUTPUTS[1])})
+    return Cass(described, arms, ()).double()
+
+
+VIEW = {arm: torch.zeros(6, 3, 8, 8) for arm in ("cnn", "vit")}
+
+
+def test_the_variance_term_is_added_with_its_weight() -> None:
+    method = cass({"pretrain.variance_weight": 2.5})
+    value, _ = method.loss([VIEW], LABELS, START)
+    expected = published(*OUTPUTS) + 2.5 * (vicreg(OUTPUTS[0]) + vicreg(OUTPUTS[1])) / 2
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_predictor_is_simsiams() -> None:
+    """Algorithm 1: the mean of D(p1, z2) and D(p2, z1) with z held still; here of 2 - 2 cos, which is 2 + 2 D."""
+    method = cass({"pretrain.predictor": True})
+    value, outputs = method.loss([VIEW], LABELS, START)
+    p = {arm: method.heads[arm](outputs[arm]).detach().numpy() for arm in ("cnn", "vit")}
+    expected = (published(p["cnn"], OUTPUTS[1]) + published(OUTPUTS[0], p["vit"])) / 2
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-9)
+    value.backward()
+    for arm, other in (("cnn", "vit"), ("vit", "cnn")):
+        z = torch.from_numpy(OUTPUTS[int(arm == "vit")]).requires_grad_()
+        still = torch.from_numpy(OUTPUTS[int(other == "vit")])
+        (cass_loss(method.heads[arm](z), still) / 2).backward()
+        torch.testing.assert_close(method.arms[arm].outputs.grad, z.grad)
+
+
+def test_the_predictor_is_as_wide_as_simsiams() -> None:
+    shapes = [tuple(p.shape) for p in cass({"pretrain.predictor": True}).heads["cnn"].parameters() if p.dim() == 2]
+    assert shapes == [(2, 8), (8, 2)]
