@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from cass_tune.options import Settings
 from cass_tune.pace import PHASES, Kind, Pace, images_passed, kind
 from cass_tune.plan import Wanted
 from cass_tune.results import Folder, Results
-from cass_tune.sharing import own_epochs
+from cass_tune.sharing import computed
 from cass_tune.storage import AnyPath
 
 Judge = Callable[[Mapping[str, Any], str], "float | None"]
@@ -175,6 +175,7 @@ class Room:
 
     Args:
         ends: ends of pretrainings that will be stored.
+        passed: those of them that only other studies will go on from.
         stages: their bytes.
         weights: bytes of the finetuned networks.
         checkpoints: bytes of one running trial's checkpoints.
@@ -182,6 +183,7 @@ class Room:
     """
 
     ends: int
+    passed: int
     stages: int
     weights: int
     checkpoints: int
@@ -317,7 +319,7 @@ class Estimator:
             known: trials from whose stored pretrainings the size of the networks may be seen.
         """
         ends = self._ends(missing)
-        own = own_epochs(missing, lambda stage: ends[stage])
+        own, new = computed(missing, lambda stage: ends[stage])
         sizes = [self.sizes(item.trial) for item in missing]
         shared, alone = (
             sum(training_samples(w.trial, epochs(w), size) for w, size in zip(missing, sizes, strict=True))
@@ -328,7 +330,7 @@ class Estimator:
             samples=shared,
             samples_alone=alone,
             times=self.times(missing, own),
-            room=self._room(missing, ends, known),
+            room=self._room(missing, new, known),
         )
 
     def _ends(self, missing: Iterable[Wanted]) -> dict[str, list[int]]:
@@ -364,26 +366,25 @@ class Estimator:
 
     def room(self, missing: Sequence[Wanted]) -> Room | None:
         """Return what trials that will run will write, or None where the size of a network is not known."""
-        return self._room(missing, self._ends(missing), ())
+        ends = self._ends(missing)
+        return self._room(missing, computed(missing, lambda stage: ends[stage])[1], ())
 
     def _room(
-        self, missing: Sequence[Wanted], ends: Mapping[str, Iterable[int]], known: Iterable[Wanted]
+        self, missing: Sequence[Wanted], new: Mapping[str, Collection[int]], known: Iterable[Wanted]
     ) -> Room | None:
         stored = list(known)
         counts = {item.digest: self._parameters(item.trial, stored) for item in missing}
         parameters = {digest: count for digest, count in counts.items() if count is not None}
         if len(parameters) < len(counts) or not counts:
             return None
-        new = {
-            (segment.stage, segment.end): parameters[item.digest]
-            for item in missing
-            for segment in item.segments
-            if segment.end not in ends[segment.stage]
-        }
+        size = {segment.stage: parameters[item.digest] for item in missing for segment in item.segments}
+        own = {segment for item in missing for segment in item.segments}
+        ends = sum(len(epochs) for epochs in new.values())
         keeps = self._settings.keep_weights != "none"
         return Room(
-            ends=len(new),
-            stages=STATE_BYTES * sum(new.values()),
+            ends=ends,
+            passed=ends - sum(segment.end in new[segment.stage] for segment in own),
+            stages=STATE_BYTES * sum(size[stage] * len(epochs) for stage, epochs in new.items()),
             weights=WEIGHT_BYTES * sum(parameters.values()) if keeps else 0,
             checkpoints=CHECKPOINTS * STATE_BYTES * max(parameters.values()),
             free=free_bytes(self._results.root),

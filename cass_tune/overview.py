@@ -213,8 +213,9 @@ def room_lines(room: Room | None) -> list[str]:
     """
     if room is None:
         return ["disk: not known before the networks are built, at the start of a run"]
+    passed = f" ({room.passed} of them for other studies)" if room.passed else ""
     parts = [
-        f"{gigabytes(room.stages)} for {_count(room.ends, 'end')} of pretrainings" if room.ends else "",
+        f"{gigabytes(room.stages)} for {_count(room.ends, 'end')} of pretrainings{passed}" if room.ends else "",
         f"{gigabytes(room.weights)} for finetuned networks" if room.weights else "",
         f"{gigabytes(room.checkpoints)} of checkpoints per running trial",
     ]

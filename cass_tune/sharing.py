@@ -48,11 +48,12 @@ def _epochs(item: Wanted) -> int:
 
 
 def wanted_ends(items: Iterable[Wanted]) -> dict[str, dict[int, list[str]]]:
-    """Return which trials want the ends of which epochs, by stage and epoch."""
+    """Return which trials want the ends of which epochs, by stage and epoch; also of what is passed for others."""
     found: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
-        for segment in item.segments:
-            found[segment.stage][segment.end].append(str(item.digest))
+        for digest, segment in item.ends():
+            if digest not in found[segment.stage][segment.end]:
+                found[segment.stage][segment.end].append(digest)
     return {stage: dict(ends) for stage, ends in found.items()}
 
 
@@ -75,9 +76,21 @@ def own_epochs(items: Sequence[Wanted], stored: Ends) -> dict[str, int]:
         items: trials that will run, in order.
         stored: which ends are stored.
     """
+    return computed(items, stored)[0]
+
+
+def computed(items: Sequence[Wanted], stored: Ends) -> tuple[dict[str, int], dict[str, set[int]]]:
+    """Return what `own_epochs` does, and the epochs whose ends these trials will store, by stage.
+
+    Args:
+        items: trials that will run, in order.
+        stored: which ends are stored.
+    """
     wanted = wanted_ends(items)
-    there: dict[str, set[int]] = {stage: set(stored(stage)) for stage in wanted}
-    return {str(item.digest): _compute(item.segments, wanted, there) for item in items}
+    before = {stage: set(stored(stage)) for stage in wanted}
+    there = {stage: set(ends) for stage, ends in before.items()}
+    own = {str(item.digest): _compute(item.segments, wanted, there) for item in items}
+    return own, {stage: ends - before[stage] for stage, ends in there.items()}
 
 
 def _compute(

@@ -46,6 +46,8 @@ class Study:
         axes: what is varied: the paper's values by ``"section.field"``.
         published: which published numbers belong beside it (`analysis.published`), by column.
         cells: yields the trials of one seed from a base and the axes; the full grid by default.
+        passes: the paper's numbers of pretraining epochs at which other studies leave a pretraining that this one runs
+            through: they are stored on the way.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Study:
     axes: Axes
     published: Mapping[str, object] = field(default_factory=dict)
     cells: Callable[[Trial, Axes], Iterable[Trial]] = grid
+    passes: tuple[int, ...] = ()
 
     def main(self, report: Report, argv: Sequence[str] | None = None) -> int:
         """Run the command line and return its exit code.
@@ -132,7 +135,7 @@ class _Command:
         inputs = self._inputs(trials, listing, unchecked)
         estimator = Estimator(self.results, listing, self.settings) if listing else None
         self._refuse(trials, estimator, unchecked)
-        wanted = resolve(trials, inputs)
+        wanted = resolve(trials, inputs, self._passes())
         redo, stops = self.settings.redo, self.settings.on_collapse == "stop"
         missing = in_order(to_run(wanted, self.results, redo, collapsed_too=not stops))
         states = self._states(wanted)
@@ -186,6 +189,11 @@ class _Command:
         own = {path: preset.scale(path, tuple(values)) for path, values in self.study.axes.items()}
         chosen = {path: self.given.fields.get(path, values) for path, values in own.items()}
         return {path: tuple(_absolute(path, value) for value in values) for path, values in chosen.items()}
+
+    def _passes(self) -> tuple[int, ...]:
+        """Return which shorter pretrainings are stored on the way, for other studies."""
+        is_kept = self.settings.keep_stages != "unfinished"
+        return PRESETS[self.preset].scale("pretrain.epochs", self.study.passes) if is_kept else ()
 
     def _first_line(self) -> str:
         data = self.given.fields.get("data.name", "phantom")
