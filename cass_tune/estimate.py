@@ -23,6 +23,9 @@ from cass_tune.storage import AnyPath
 Judge = Callable[[Mapping[str, Any], str], "float | None"]
 """Returns the seconds of an epoch of a trial, given as JSON, in a phase, or None: not known."""
 
+Work = Sequence[tuple[dict[str, Any], dict[str, int]]]
+"""Trials as JSON, each with the epochs that are to be computed, by phase."""
+
 PUBLISHED = {"V100": 24.0, "T4": 7.15}
 """Images per second of the paper's pretraining, both networks at 384 px: a V100 of 16 GB took 190.4 s for an epoch of
 4569 images (Padalkar's reproduction, its notebook), a T4 22 h 12 min for 100 epochs (ShineyAji's reproduction)."""
@@ -49,6 +52,7 @@ MOST_EMPTY = 50
 """After so many folders without a record the others are not looked at: an object store takes its time for each."""
 
 EARLIER = "by earlier trials of the same kind"
+RATES = "published rates"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +104,8 @@ def training_samples(trial: Trial, pretrain_epochs: int, sizes: Sizes) -> int:
 
 def seconds(
     config: Mapping[str, Any], counts: Mapping[str, Any], epochs: Mapping[str, int], judge: Judge
-) -> tuple[float, bool]:
-    """Return the seconds of the phases that can be judged, and whether these are all.
+) -> tuple[float, int]:
+    """Return the seconds of the phases that can be judged, and how many epochs cannot be.
 
     Args:
         config: the trial as JSON.
@@ -109,14 +113,14 @@ def seconds(
         epochs: that are to be computed, by phase; the tests of a finetuned network belong to its last epoch.
         judge: knows the seconds of an epoch.
     """
-    known, is_all = 0.0, True
+    known, unjudged = 0.0, 0
     for phase, count in epochs.items():
         each = judge(config, phase) if count else 0.0
         if each is None:
-            is_all = False
+            unjudged += count
         else:
             known += each * (count + _evaluation(config, counts, phase))
-    return known, is_all
+    return known, unjudged
 
 
 def _evaluation(config: Mapping[str, Any], counts: Mapping[str, Any], phase: str) -> float:
@@ -158,8 +162,10 @@ class Time:
         hours: of one device.
         device: ``cuda`` or ``cpu``.
         source: what it is judged by.
-        unjudged: trials that are not in it, wholly or in part, because nothing like them is known.
-        name: of the device that a published rate is of.
+        unjudged: epochs that are not in it, because nothing like them is known.
+        name: of the device whose published rate stands for what was not measured.
+        is_measured: whether any of it was.
+        notes: what else is to be said of it.
     """
 
     hours: float
@@ -167,6 +173,8 @@ class Time:
     source: str
     unjudged: int = 0
     name: str | None = None
+    is_measured: bool = True
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,13 +211,15 @@ class Estimate:
         own: epochs of pretraining that each computes itself, by its identity.
         samples: images that pass forward and backward through a network.
         samples_alone: the same if nothing were shared and every pretraining began anew.
-        times: one that is measured, or several by published rates, or none: not known.
+        may_be_fewer: whether patience may end a finetuning before its last epoch.
+        times: one that is measured, or several with published rates, or none: not known.
         room: on the disk, or None: the networks' sizes are not known.
     """
 
     own: Mapping[str, int]
     samples: int
     samples_alone: int
+    may_be_fewer: bool
     times: Sequence[Time]
     room: Room | None
 
@@ -329,6 +339,7 @@ class Estimator:
             own=own,
             samples=shared,
             samples_alone=alone,
+            may_be_fewer=_may_end_early(missing),
             times=self.times(missing, own),
             room=self._room(missing, new, known),
         )
@@ -346,23 +357,32 @@ class Estimator:
             own: epochs of pretraining that each computes itself, by its identity.
         """
         work = [(to_json(item.trial), _to_compute(item, own[str(item.digest)])) for item in missing]
-        total, unjudged = self._total(work, self.judge)
-        if total:
-            hours = total / 3600 * _part_of_device(self._settings, self.device)
-            return (Time(hours=hours, device=self.device, source=self._source, unjudged=unjudged),)
-        if self.device == "cpu":
-            return ()
-        by_rate = {name: self._total(work, published(rate, self.counts)) for name, rate in PUBLISHED.items()}
-        return tuple(
-            Time(hours=total / 3600, device="cuda", source="published rates", unjudged=unjudged, name=name)
-            for name, (total, unjudged) in by_rate.items()
-            if total
-        )
+        notes = ("less where --finetune.patience ends a finetuning before",) if _may_end_early(missing) else ()
+        found = self._time(work, self.judge, notes)
+        by_rates = [
+            self._time(work, self._filled(rate), notes, name=name, is_measured=found.hours > 0)
+            for name, rate in PUBLISHED.items()
+        ]
+        if found.unjudged > by_rates[0].unjudged and self.device == "cuda":
+            return tuple(by_rates)
+        return (found,) if found.hours else ()
 
-    def _total(self, work: Sequence[tuple[dict[str, Any], dict[str, int]]], judge: Judge) -> tuple[float, int]:
-        """Return the seconds that can be judged, and how many trials cannot wholly be."""
+    def _time(self, work: Work, judge: Judge, notes: tuple[str, ...], **more: Any) -> Time:
         found = [seconds(config, self.counts, epochs, judge) for config, epochs in work]
-        return sum(known for known, _ in found), sum(not is_all for _, is_all in found)
+        hours = sum(known for known, _ in found) / 3600 * _part_of_device(self._settings, self.device)
+        unjudged = sum(epochs for _, epochs in found)
+        source = self._source if more.get("is_measured", True) else RATES
+        return Time(hours=hours, device=self.device, source=source, unjudged=unjudged, notes=notes, **more)
+
+    def _filled(self, rate: float) -> Judge:
+        """Return a judge by epochs of the same kind and, where there are none, by a published rate."""
+        by_rate = published(rate, self.counts)
+
+        def judge(config: Mapping[str, Any], phase: str) -> float | None:
+            each = self.judge(config, phase)
+            return by_rate(config, phase) if each is None else each
+
+        return judge
 
     def room(self, missing: Sequence[Wanted]) -> Room | None:
         """Return what trials that will run will write, or None where the size of a network is not known."""
@@ -416,6 +436,10 @@ def _networks(trial: Trial) -> tuple[object, ...]:
 
 def _epochs(item: Wanted) -> int:
     return item.trial.pretrain.epochs if item.segments else 0
+
+
+def _may_end_early(missing: Iterable[Wanted]) -> bool:
+    return any(item.trial.finetune.patience for item in missing)
 
 
 def _to_compute(item: Wanted, own: int) -> dict[str, int]:

@@ -28,11 +28,11 @@ from cass_tune.estimate import (
 )
 from cass_tune.options import Settings
 from cass_tune.overview import room_lines, time_lines
-from cass_tune.pace import Pace, images_passed, kind
-from cass_tune.plan import Wanted
+from cass_tune.pace import PHASES, Pace, images_passed, kind
+from cass_tune.plan import Wanted, resolve
 from cass_tune.results import Folder, Results
 from cass_tune.storage import place, write_json
-from tests.grids import COUNTS, listing, paper_grid
+from tests.grids import COUNTS, INPUTS, listing, paper_grid
 
 LISTING = listing()
 TRAIN = 4570
@@ -170,6 +170,32 @@ class TestHours:
         assert line == f"hours: about {time.hours:.0f} GPU-hours, by earlier trials of the same kind"
         assert found.unknown_kinds(items, found.estimate(items).own) == {}
 
+    def test_what_was_not_measured_is_judged_by_published_rates(self, tmp_path: Path) -> None:
+        """After the controls alone the finetuning is known, and no pretraining."""
+        items = paper_grid()
+        found, rates = estimator(tmp_path), estimator(tmp_path).estimate(items).times
+        config = to_json(items[0].trial)
+        found.measured(
+            {kind(config, phase): SHARE[phase[9:]] / 24.0 for phase in ("finetune_cnn", "finetune_vit")}, EARLIER
+        )
+        times = found.estimate(items).times
+        assert [(time.name, time.unjudged, time.is_measured) for time in times] == [("V100", 0, True), ("T4", 0, True)]
+        assert times[0].hours == pytest.approx(rates[0].hours), "the V100's own rate was measured"
+        assert times[0].hours < times[1].hours < rates[1].hours
+        line, cost = time_lines(times, 3.0)
+        assert line == (
+            f"hours: about {times[0].hours:.0f} GPU-hours with the rate of a V100 (24 images/s), "
+            f"about {times[1].hours:.0f} GPU-hours with the rate of a T4 (7.15 images/s), "
+            "by earlier trials of the same kind, for the rest at published rates"
+        )
+        assert cost.startswith(f"cost: about {3 * times[0].hours:.2f} with the rate of a V100, ")
+
+    def test_patience_may_make_it_less(self, tmp_path: Path) -> None:
+        trial = with_field(Trial(), "finetune.patience", 10)
+        found = estimator(tmp_path).estimate(resolve([trial], {trial: INPUTS}))
+        assert found.may_be_fewer and not estimator(tmp_path).estimate(paper_grid()).may_be_fewer
+        assert time_lines(found.times, None)[0].endswith("; less where --finetune.patience ends a finetuning before")
+
     def test_by_images_of_the_same_kind(self, tmp_path: Path) -> None:
         """An epoch with all labels, from one with a tenth of them."""
         items = paper_grid({"data.label_fraction": (0.1, 1.0)})
@@ -183,13 +209,15 @@ class TestHours:
     def test_another_batch_size_is_another_kind(self, tmp_path: Path) -> None:
         items = paper_grid({"pretrain.batch_size": (8, 16)})
         eight = next(item for item in items if item.trial.pretrain.batch_size == 8)
-        rows(Results(tmp_path).stage(eight.segments[0].stage), "pretrain", 2, 100.0)
-        found = learned(tmp_path, items)
+        rows(Results(tmp_path).stage(eight.segments[0].stage), "pretrain", 2, 100.0, "cpu (AMD EPYC, 1 thread)")
+        found = learned(tmp_path, items, local=True)
         estimate = found.estimate(items)
         (time,) = estimate.times
-        assert time.hours == pytest.approx(100 * 100 / 3600) and time.unjudged == 3, "no finetuning, nor batch 16"
-        (line,) = time_lines([time], None)
-        assert line.endswith("; at least: of 3 trials not everything can be judged")
+        assert time.hours == pytest.approx(100 * 100 / 3600)
+        assert time.unjudged == 100 + 3 * 2 * 50, "batch 16, and any finetuning"
+        line, cost = time_lines([time], 3.0)
+        assert line.endswith("; at least: 400 epochs cannot be judged")
+        assert cost == "cost: at least 8.33, at 3 per machine-hour"
         unknown = found.unknown_kinds(items, estimate.own)
         assert sorted(phase for _, phase in unknown.values()) == ["finetune_cnn", "finetune_vit", "pretrain"]
         assert [trial.pretrain.batch_size for trial, phase in unknown.values() if phase == "pretrain"] == [16]
@@ -238,7 +266,8 @@ class TestHours:
         items = paper_grid({"pretrain.batch_size": (8,)})
         found = estimator(tmp_path, gpus_per_trial=gpus)
         config = to_json(items[0].trial)
-        found.measured({kind(config, "pretrain"): 0.01}, "by a probe of 3 s")
+        tiny = dict.fromkeys((kind(config, phase) for phase in PHASES[1:]), 1e-12)
+        found.measured({kind(config, "pretrain"): 0.01, **tiny}, "by a probe of 3 s")
         (time,) = found.estimate(items).times
         images = images_passed(config, LISTING.counts(), "pretrain")
         assert time.hours == pytest.approx(part * 100 * images * 0.01 / 3600)
@@ -253,10 +282,10 @@ class TestHours:
     def test_what_cannot_be_judged(self) -> None:
         judged = {"pretrain": 10.0}
         config, counts = to_json(Trial()), LISTING.counts()
-        assert seconds(config, counts, {"pretrain": 3}, lambda _, phase: judged.get(phase)) == (30.0, True)
-        epochs = {"pretrain": 3, "finetune_cnn": 1}
-        assert seconds(config, counts, epochs, lambda _, phase: judged.get(phase)) == (30.0, False)
-        assert seconds(config, counts, {"finetune_cnn": 0}, lambda *_: None) == (0.0, True)
+        assert seconds(config, counts, {"pretrain": 3}, lambda _, phase: judged.get(phase)) == (30.0, 0)
+        epochs = {"pretrain": 3, "finetune_cnn": 2}
+        assert seconds(config, counts, epochs, lambda _, phase: judged.get(phase)) == (30.0, 2)
+        assert seconds(config, counts, {"finetune_cnn": 0}, lambda *_: None) == (0.0, 0)
 
 
 def test_pace_of_a_kind_and_of_any() -> None:

@@ -73,6 +73,12 @@ def test_the_trunk_of_a_schedule_that_decays(plan: Plan) -> None:
     )
 
 
+def test_patience_makes_samples_and_hours_the_most_that_can_be(plan: Plan) -> None:
+    lines = plan(f"{PAPER} --recipe corrected")
+    assert lines[8].startswith("samples: at most ")
+    assert lines[9].endswith("; less where --finetune.patience ends a finetuning before")
+
+
 def test_why_lengths_share_nothing(plan: Plan) -> None:
     lines = plan(f"{PAPER} --pretrain.schedule cosine_to_end", EPOCHS)
     assert "3 distinct, 350 epochs asked for, 350 to run" in lines[4]
