@@ -16,7 +16,7 @@ from cass_tune.data.splits import split
 from cass_tune.options import Settings
 from cass_tune.pace import PHASES, Kind, Pace, images_passed, kind
 from cass_tune.plan import Wanted
-from cass_tune.results import Folder, Results
+from cass_tune.results import Folder, Results, StudyFolder
 from cass_tune.sharing import computed
 from cass_tune.storage import AnyPath
 
@@ -47,9 +47,9 @@ CHECKPOINTS = 2
 """So many checkpoints a running trial keeps (`cass_tune.checkpoints`)."""
 
 MOST_FOLDERS = 3
-"""So many folders with epochs of one kind are read, at most."""
-MOST_EMPTY = 50
-"""After so many folders without a record the others are not looked at: an object store takes its time for each."""
+"""So many folders with epochs of one kind on one kind of device are read, at most."""
+MOST_USELESS = 50
+"""After so many folders that teach nothing the rest of a source is not looked at: a store takes its time for each."""
 
 EARLIER = "by earlier trials of the same kind"
 RATES = "published rates"
@@ -224,6 +224,82 @@ class Estimate:
     room: Room | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Earlier:
+    """A trial that may have run before.
+
+    Args:
+        digest: its identity.
+        stages: of its pretraining.
+        config: the trial as JSON.
+        counts: images in its data by part and class.
+    """
+
+    digest: str
+    stages: Sequence[str]
+    config: Mapping[str, Any]
+    counts: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, item: Wanted, counts: Mapping[str, Any]) -> _Earlier:
+        stages = [segment.stage for segment in item.segments]
+        return cls(digest=str(item.digest), stages=stages, config=to_json(item.trial), counts=counts)
+
+
+def _asked_for(studies: Iterable[StudyFolder]) -> Iterator[_Earlier]:
+    """Yield the trials of studies, those that were asked for last first."""
+    for study in studies:
+        for plan in reversed(study.plans()):
+            for trial in plan["trials"]:
+                stages = [segment["stage"] for segment in trial.get("segments", ())]
+                counts = plan["data"]["counts"]
+                yield _Earlier(digest=trial["digest"], stages=stages, config=trial["config"], counts=counts)
+
+
+class _Lesson:
+    """Reads rows of some kinds, so many of each kind and device as are needed.
+
+    Args:
+        kinds: of epochs.
+        devices: on which they may have run, the one that is asked for last.
+        paces: that learn, by device.
+    """
+
+    def __init__(self, kinds: Collection[Kind], devices: Sequence[str], paces: Mapping[str, Pace]) -> None:
+        self._kinds = set(kinds)
+        self._devices = devices
+        self._paces = paces
+        self._read: Counter[tuple[Kind, str]] = Counter()
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether enough of every kind was read, on the device that is asked for."""
+        return self._are_read(self._kinds, self._devices[-1:])
+
+    def _are_read(self, kinds: Iterable[Kind], devices: Sequence[str]) -> bool:
+        return all(self._read[each, device] >= MOST_FOLDERS for each in kinds for device in devices)
+
+    def learn(self, parts: Iterable[tuple[_Earlier, Folder, Sequence[str]]]) -> None:
+        """Learn from folders until enough is known, or many have taught nothing."""
+        useless = 0
+        for item, folder, phases in parts:
+            kinds = {kind(item.config, phase) for phase in phases} & self._kinds
+            if not self._are_read(kinds, self._devices):
+                useless += not self._learn(item, folder, kinds)
+            if useless == MOST_USELESS or self.is_learned:
+                return
+
+    def _learn(self, item: _Earlier, folder: Folder, kinds: Collection[Kind]) -> bool:
+        environment = folder.environment() or {"devices": ()}
+        device = "cuda" if any(name.startswith("cuda") for name in environment["devices"]) else "cpu"
+        is_new = bool(environment["devices"]) and device in self._devices and not self._are_read(kinds, [device])
+        rows = folder.rows() if is_new else []
+        if rows:
+            self._paces[device].learn(item.config, item.counts, rows)
+            self._read.update((each, device) for each in kinds)
+        return bool(rows)
+
+
 class Estimator:
     """Judges what trials will take, by what is known when it is asked.
 
@@ -234,6 +310,7 @@ class Estimator:
     """
 
     def __init__(self, results: Results, listing: Listing, settings: Settings) -> None:
+        self.listing = listing
         self.sizes = PartSizes(listing)
         self.counts = listing.counts()
         self.device = "cpu" if settings.device == "cpu" or settings.gpus_per_trial == 0 else "cuda"
@@ -250,45 +327,46 @@ class Estimator:
         """That of the device on which the trials will run."""
         return self._paces[self.device]
 
-    def learn_earlier(self, wanted: Sequence[Wanted], missing: Sequence[Wanted], states: Mapping[str, str]) -> None:
-        """Learn from the rows of earlier trials of the same kinds; finished ones first, and no more than needed.
+    def learn_earlier(
+        self,
+        wanted: Sequence[Wanted],
+        missing: Sequence[Wanted],
+        states: Mapping[str, str],
+        study: StudyFolder | None = None,
+    ) -> None:
+        """Learn from the rows of earlier trials of the same kinds, no more than needed.
 
-        Without ``--device``, the trials are expected to run where earlier ones did, on a GPU if some did.
+        The nearest first: finished trials that are wanted, those that were asked for before in this study, and those
+        of other studies. Without ``--device``, trials are expected to run where earlier ones did, on a GPU if some did.
 
         Args:
             wanted: trials whose rows, and whose pretrainings', may be read.
             missing: trials that are to be judged.
             states: of the wanted trials, by identity.
+            study: that they belong to; without it only wanted trials are looked at.
         """
         needed = {kind(to_json(item.trial), phase) for item in missing for phase in PHASES}
-        read: Counter[Kind] = Counter()
-        empty = 0
-        for folder, config, phases in self._folders(sorted(wanted, key=lambda w: states[str(w.digest)] != "done")):
-            kinds = {kind(config, phase) for phase in phases} & needed
-            if all(read[each] >= MOST_FOLDERS for each in kinds):
-                continue
-            if empty == MOST_EMPTY:
-                break
-            environment = folder.environment()
-            rows = folder.rows() if environment else []
-            empty += environment is None
-            if environment and rows:
-                device = "cuda" if any(name.startswith("cuda") for name in environment["devices"]) else "cpu"
-                self._paces[device].learn(config, self.counts, rows)
-                read.update(kinds)
+        lesson = _Lesson(needed, ("cpu",) if self.device == "cpu" else ("cpu", "cuda"), self._paces)
+        done_first = sorted(wanted, key=lambda item: states[str(item.digest)] != "done")
+        sources = [(_Earlier.of(item, self.counts) for item in done_first)]
+        if study:
+            sources += [_asked_for([study]), _asked_for(self._results.studies())]
+        seen: set[str] = set()
+        for source in sources:
+            if not lesson.is_learned:
+                lesson.learn(self._parts(source, seen))
         if self._settings.device == "auto" and not self._paces["cuda"].has_learned and self._paces["cpu"].has_learned:
             self.device = "cpu"
 
-    def _folders(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Folder, dict[str, Any], Sequence[str]]]:
-        """Yield every folder that may have rows, once, with the trial and the phases of its rows."""
-        seen: set[str] = set()
-        for item in wanted:
-            config = to_json(item.trial)
-            for segment in item.segments:
-                if segment.stage not in seen:
-                    seen.add(segment.stage)
-                    yield self._results.stage(segment.stage), config, PHASES[:1]
-            yield self._results.trial(str(item.digest)), config, PHASES[1:]
+    def _parts(self, source: Iterable[_Earlier], seen: set[str]) -> Iterator[tuple[_Earlier, Folder, Sequence[str]]]:
+        """Yield every folder that may have rows and was not seen, with its trial and the phases of its rows."""
+        for item in source:
+            new = [digest for digest in (*item.stages, item.digest) if digest not in seen]
+            seen.update(new)
+            for digest in new:
+                is_trial = digest == item.digest
+                folder = self._results.trial(digest) if is_trial else self._results.stage(digest)
+                yield item, folder, PHASES[1:] if is_trial else PHASES[:1]
 
     def unknown_kinds(self, missing: Iterable[Wanted], own: Mapping[str, int]) -> dict[Kind, tuple[Trial, str]]:
         """Return one trial and phase for every kind of epoch that will run and of which none is known.

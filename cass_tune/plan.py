@@ -165,9 +165,7 @@ def _differing(trials: Sequence[Trial]) -> list[str]:
     return different
 
 
-def resolve(
-    trials: Sequence[Trial], inputs: Mapping[Trial, Inputs | None], passes: Iterable[int] = ()
-) -> list[Wanted]:
+def resolve(trials: Sequence[Trial], inputs: Mapping[Trial, Inputs | None], passes: Iterable[int] = ()) -> list[Wanted]:
     """Give every trial its name and identities; trials of one identity are wanted once.
 
     Args:

@@ -353,6 +353,12 @@ class Results:
         """Return the folder of a study's plans and tables; ``variant`` is ``<data>-<preset>``."""
         return StudyFolder(self.root / name / variant)
 
+    def studies(self) -> Iterable[StudyFolder]:
+        """Yield the folder of every study that was asked for here."""
+        for folder in sorted(self.root.glob("*")):
+            if folder.name not in ("stages", "trials", "ray"):
+                yield from (StudyFolder(plans.parent) for plans in sorted(folder.glob("*/plans")))
+
     def ray(self, study: str) -> Path:
         """Return the folder of Ray's own records; with an object store as root, a local one of this user."""
         if isinstance(self.root, ObjectPath):

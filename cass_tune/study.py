@@ -151,7 +151,7 @@ class _Command:
         self, estimator: Estimator, wanted: Sequence[Wanted], missing: Sequence[Wanted], states: Mapping[str, str]
     ) -> Estimate:
         if missing:
-            estimator.learn_earlier(wanted, missing, states)
+            estimator.learn_earlier(wanted, missing, states, self._folder(estimator.listing))
         return estimator.estimate(missing, wanted)
 
     def _refuse(self, trials: Sequence[Trial], estimator: Estimator | None, unchecked: Sequence[str]) -> None:
@@ -169,7 +169,7 @@ class _Command:
         warning = ephemeral(self.results.root)
         if missing and warning:
             self.console.say(f"warning: {warning}")
-        folder = self.results.study(self.study.name, f"{listing.name}-{self.preset}")
+        folder = self._folder(listing)
         if missing:
             self.execution.check([item.trial for item in missing])
         folder.write_plan(self._plan(wanted, listing))
@@ -183,6 +183,9 @@ class _Command:
         self.console.say(*self.execution.keeping.tidied(wanted_ends(wanted)))
         self.console.say("", self.report(folder, self.study.published).rstrip())
         return self._exit_code(wanted)
+
+    def _folder(self, listing: Listing) -> StudyFolder:
+        return self.results.study(self.study.name, f"{listing.name}-{self.preset}")
 
     def _axes(self) -> Axes:
         preset = PRESETS[self.preset]

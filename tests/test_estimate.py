@@ -30,7 +30,7 @@ from cass_tune.options import Settings
 from cass_tune.overview import room_lines, time_lines
 from cass_tune.pace import PHASES, Pace, images_passed, kind
 from cass_tune.plan import Wanted, resolve
-from cass_tune.results import Folder, Results
+from cass_tune.results import Folder, Results, StudyFolder
 from cass_tune.storage import place, write_json
 from tests.grids import COUNTS, INPUTS, listing, paper_grid
 
@@ -58,10 +58,15 @@ def rows(folder: Folder, phase: str, epochs: int, seconds: float, device: str = 
             lines.append(json.dumps({"phase": phase, "epoch": epoch, "seconds": seconds}))
 
 
-def learned(root: Path, items: Sequence[Wanted], **settings: Any) -> Estimator:
+def learned(root: Path, items: Sequence[Wanted], study: StudyFolder | None = None, **settings: Any) -> Estimator:
     found = estimator(root, **settings)
-    found.learn_earlier(items, items, {str(item.digest): MISSING for item in items})
+    found.learn_earlier(items, items, {str(item.digest): MISSING for item in items}, study)
     return found
+
+
+def asked_for(study: StudyFolder, items: Sequence[Wanted], counts: Mapping[str, Any]) -> None:
+    """Write the plan of an earlier command."""
+    study.write_plan({"trials": [item.record() for item in items], "data": {"counts": counts}})
 
 
 class TestSamples:
@@ -260,6 +265,37 @@ class TestHours:
         found = learned(tmp_path, items)
         assert len(read) == MOST_FOLDERS
         assert found.judge(to_json(items[0].trial), "finetune_cnn") == pytest.approx(30.0, rel=0.9)
+
+    @pytest.mark.parametrize("study", ["paper_grid", "other"])
+    def test_by_other_seeds_of_any_study(self, tmp_path: Path, study: str) -> None:
+        """Earlier commands asked for them, this one does not; of its own trials none has run."""
+        before, items = paper_grid(), paper_grid(seeds=(1, 2, 3))
+        results = Results(tmp_path)
+        asked_for(results.study(study, "brain_mri-paper"), before, LISTING.counts())
+        rows(results.stage(before[0].segments[0].stage), "pretrain", 2, 100.0)
+        assert before[0].trial.pretrain.batch_size == items[0].trial.pretrain.batch_size
+        config = to_json(items[0].trial)
+        assert learned(tmp_path, items).judge(config, "pretrain") is None
+        found = learned(tmp_path, items, results.study("paper_grid", "brain_mri-paper"))
+        assert found.judge(config, "pretrain") == 100.0
+
+    def test_by_images_of_other_data_of_the_same_name(self, tmp_path: Path) -> None:
+        before, items = paper_grid(), paper_grid(seeds=(1,))
+        results = Results(tmp_path)
+        half = {part: {name: n // 2 for name, n in of.items()} for part, of in LISTING.counts().items()}
+        asked_for(results.study("other", "brain_mri-paper"), before, half)
+        rows(results.stage(before[0].segments[0].stage), "pretrain", 2, 100.0)
+        found = learned(tmp_path, items, results.study("paper_grid", "brain_mri-paper"))
+        assert found.judge(to_json(items[0].trial), "pretrain") == pytest.approx(200.0)
+
+    def test_folders_of_one_device_do_not_hide_those_of_another(self, tmp_path: Path) -> None:
+        items = [item for item in paper_grid({"data.label_fraction": (0.01, 0.1, 0.3, 0.5, 1.0)}) if item.is_control]
+        *many, last = [Results(tmp_path).trial(str(item.digest)) for item in items]
+        for folder in many:
+            rows(folder, "finetune_cnn", 1, 900.0, "cpu (AMD EPYC, 1 thread)")
+        rows(last, "finetune_cnn", 1, 10.0)
+        assert len(many) > MOST_FOLDERS
+        assert learned(tmp_path, items).judge(to_json(items[-1].trial), "finetune_cnn") == 10.0
 
     @pytest.mark.parametrize(("gpus", "part"), [("auto", 1.0), (0.25, 0.25), (2.0, 2.0)])
     def test_a_part_of_a_gpu(self, tmp_path: Path, gpus: Any, part: float) -> None:

@@ -120,3 +120,6 @@ def test_a_finished_study_has_no_hours(tmp_path: Path, capsys: pytest.CaptureFix
     assert longer[5] == "  note: no two trials have a pretraining in common: they differ in seed"
     assert longer[7] == "hours: less than 0.01 machine-hours, by earlier trials of the same kind"
     assert longer[8] == "cost: about 0.00, at 2 per machine-hour"
+
+    small.run("--dry-run", "--pretrain.learning-rate", "0.001", "--seeds", "7", results=tmp_path)
+    assert ", by earlier trials of the same kind\n" in capsys.readouterr().out, "though none of these has run"
