@@ -89,17 +89,32 @@ class PartSizes:
         return self._known[trial.data]
 
 
-def training_samples(trial: Trial, pretrain_epochs: int, sizes: Sizes) -> int:
+def _finetuning_left(epochs: int, done: Mapping[str, int]) -> dict[str, int]:
+    """Return the epochs of finetuning that are left, by phase.
+
+    Args:
+        epochs: of each arm.
+        done: by phase; an arm is finished, be it by patience, when the next has begun.
+    """
+    begun = [phase for phase in PHASES[1:] if done.get(phase)]
+    return {phase: 0 if phase in begun[:-1] else max(0, epochs - done.get(phase, 0)) for phase in PHASES[1:]}
+
+
+def training_samples(
+    trial: Trial, pretrain_epochs: int, sizes: Sizes, finetuning: Mapping[str, int] | None = None
+) -> int:
     """Return how many images pass forward and backward through one network; early stopping is not counted.
 
     Args:
         trial: both networks are pretrained together, without the last partial batch, then each is finetuned.
         pretrain_epochs: of these.
         sizes: of its parts.
+        finetuning: epochs by phase; all by default.
     """
     batch = trial.pretrain.batch_size
     pretraining = pretrain_epochs * (sizes.pretrain // batch * batch)
-    return len(ARMS) * (pretraining + trial.finetune.epochs * sizes.labelled)
+    epochs = sum((_finetuning_left(trial.finetune.epochs, {}) if finetuning is None else finetuning).values())
+    return len(ARMS) * pretraining + epochs * sizes.labelled
 
 
 def seconds(
@@ -406,13 +421,10 @@ class Estimator:
             missing: trials that will run, in order.
             known: trials from whose stored pretrainings the size of the networks may be seen.
         """
-        ends = self._ends(missing)
-        own, new = computed(missing, lambda stage: ends[stage])
-        sizes = [self.sizes(item.trial) for item in missing]
-        shared, alone = (
-            sum(training_samples(w.trial, epochs(w), size) for w, size in zip(missing, sizes, strict=True))
-            for epochs in (lambda w: own[str(w.digest)], _epochs)
-        )
+        own, new = self._computed(missing)
+        sizes = [(item, self.sizes(item.trial)) for item in missing]
+        shared = sum(training_samples(w.trial, own[str(w.digest)], size, self.finetuning(w)) for w, size in sizes)
+        alone = sum(training_samples(w.trial, _epochs(w), size) for w, size in sizes)
         return Estimate(
             own=own,
             samples=shared,
@@ -422,10 +434,27 @@ class Estimator:
             room=self._room(missing, new, known),
         )
 
-    def _ends(self, missing: Iterable[Wanted]) -> dict[str, list[int]]:
-        """Return the epochs whose ends are stored, by stage."""
-        stages = {segment.stage for item in missing for segment in item.segments}
-        return {stage: self._results.stage(stage).ends() for stage in stages}
+    def own_epochs(self, missing: Sequence[Wanted]) -> dict[str, int]:
+        """Return how many epochs of pretraining each trial computes itself, by its identity.
+
+        Args:
+            missing: trials that will run, in order.
+        """
+        return self._computed(missing)[0]
+
+    def _computed(self, missing: Sequence[Wanted]) -> tuple[dict[str, int], dict[str, set[int]]]:
+        """See `cass_tune.sharing.computed`."""
+        stage = self._results.stage
+        return computed(
+            missing,
+            lambda digest: stage(digest).ends(),
+            lambda digest: [epochs["pretrain"] for epochs in stage(digest).saved() if epochs],
+        )
+
+    def finetuning(self, item: Wanted) -> dict[str, int]:
+        """Return the epochs of finetuning that a trial will compute, by phase."""
+        saved = self._results.trial(str(item.digest)).saved()
+        return _finetuning_left(item.trial.finetune.epochs, max(saved, key=lambda done: sum(done.values()), default={}))
 
     def times(self, missing: Sequence[Wanted], own: Mapping[str, int]) -> tuple[Time, ...]:
         """Return how long trials will keep a device at work: see `Estimate.times`.
@@ -434,7 +463,8 @@ class Estimator:
             missing: trials that will run.
             own: epochs of pretraining that each computes itself, by its identity.
         """
-        work = [(to_json(item.trial), _to_compute(item, own[str(item.digest)])) for item in missing]
+        epochs = ({"pretrain": own[str(item.digest)], **self.finetuning(item)} for item in missing)
+        work = [(to_json(item.trial), to_compute) for item, to_compute in zip(missing, epochs, strict=True)]
         notes = ("less where --finetune.patience ends a finetuning before",) if _may_end_early(missing) else ()
         found = self._time(work, self.judge, notes)
         by_rates = [
@@ -464,8 +494,7 @@ class Estimator:
 
     def room(self, missing: Sequence[Wanted]) -> Room | None:
         """Return what trials that will run will write, or None where the size of a network is not known."""
-        ends = self._ends(missing)
-        return self._room(missing, computed(missing, lambda stage: ends[stage])[1], ())
+        return self._room(missing, self._computed(missing)[1], ())
 
     def _room(
         self, missing: Sequence[Wanted], new: Mapping[str, Collection[int]], known: Iterable[Wanted]
@@ -518,10 +547,6 @@ def _epochs(item: Wanted) -> int:
 
 def _may_end_early(missing: Iterable[Wanted]) -> bool:
     return any(item.trial.finetune.patience for item in missing)
-
-
-def _to_compute(item: Wanted, own: int) -> dict[str, int]:
-    return {"pretrain": own, **dict.fromkeys(PHASES[1:], item.trial.finetune.epochs)}
 
 
 def _part_of_device(settings: Settings, device: str) -> float:

@@ -28,7 +28,6 @@ from cass_tune.options import Settings
 from cass_tune.overview import room_lines, time_lines, work
 from cass_tune.plan import Wanted
 from cass_tune.results import Record, Results, new_attempt
-from cass_tune.sharing import own_epochs
 from cass_tune.storage import StorageError
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ class Execution:
         if not self.settings.address:
             self._resize_images(missing, listing)
         self.known_failures = {str(item.digest): self._failure_of(item) for item in missing}
-        own = own_epochs(missing, lambda stage: self.results.stage(stage).ends())
+        own = estimator.own_epochs(missing)
         works = {w: work(item, estimator.sizes(item.trial), own[w]) for item in missing for w in [str(item.digest)]}
         progress = Progress(self.console, works, finished=done)
         budget = self._budget(missing, estimator)

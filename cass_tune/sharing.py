@@ -69,41 +69,43 @@ def register(items: Iterable[Wanted], results: Results) -> None:
         results.stage(stage).want(ends, is_trunk=stage in trunks)
 
 
-def own_epochs(items: Sequence[Wanted], stored: Ends) -> dict[str, int]:
+def own_epochs(items: Sequence[Wanted], stored: Ends, begun: Ends = nothing_stored) -> dict[str, int]:
     """Return how many epochs of pretraining each trial computes itself, by its identity; the rest it shares.
 
     Args:
         items: trials that will run, in order.
         stored: which ends are stored.
+        begun: the epochs of the checkpoints, from which a stage goes on, too.
     """
-    return computed(items, stored)[0]
+    return computed(items, stored, begun)[0]
 
 
-def computed(items: Sequence[Wanted], stored: Ends) -> tuple[dict[str, int], dict[str, set[int]]]:
-    """Return what `own_epochs` does, and the epochs whose ends these trials will store, by stage.
-
-    Args:
-        items: trials that will run, in order.
-        stored: which ends are stored.
-    """
+def computed(
+    items: Sequence[Wanted], stored: Ends, begun: Ends = nothing_stored
+) -> tuple[dict[str, int], dict[str, set[int]]]:
+    """Return what `own_epochs` does, and the epochs whose ends these trials will store, by stage."""
     wanted = wanted_ends(items)
     before = {stage: set(stored(stage)) for stage in wanted}
     there = {stage: set(ends) for stage, ends in before.items()}
-    own = {str(item.digest): _compute(item.segments, wanted, there) for item in items}
+    saved = {stage: set(begun(stage)) for stage in wanted}
+    own = {str(item.digest): _compute(item.segments, wanted, there, saved) for item in items}
     return own, {stage: ends - before[stage] for stage, ends in there.items()}
 
 
 def _compute(
-    segments: Sequence[Segment], wanted: Mapping[str, Mapping[int, object]], there: dict[str, set[int]]
+    segments: Sequence[Segment],
+    wanted: Mapping[str, Mapping[int, object]],
+    there: dict[str, set[int]],
+    saved: Mapping[str, set[int]],
 ) -> int:
     """Return how many epochs are missing up to the end of the last segment, and take them as stored from now on."""
     if not segments or segments[-1].end in there[segments[-1].stage]:
         return 0
     last = segments[-1]
-    begun = [epoch for epoch in there[last.stage] if last.start < epoch < last.end]
-    before = 0 if begun else _compute(segments[:-1], wanted, there)
+    begun = [epoch for epoch in there[last.stage] | saved[last.stage] if last.start < epoch <= last.end]
+    before = 0 if begun else _compute(segments[:-1], wanted, there, saved)
     start = max(begun, default=last.start)
-    there[last.stage].update(epoch for epoch in wanted[last.stage] if start < epoch <= last.end)
+    there[last.stage].update(epoch for epoch in wanted[last.stage] if start <= epoch <= last.end)
     return before + last.end - start
 
 

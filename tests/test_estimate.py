@@ -33,6 +33,7 @@ from cass_tune.plan import Wanted, resolve
 from cass_tune.results import Folder, Results, StudyFolder
 from cass_tune.storage import place, write_json
 from tests.grids import COUNTS, INPUTS, listing, paper_grid
+from tests.small import local
 
 LISTING = listing()
 TRAIN = 4570
@@ -118,6 +119,33 @@ class TestSamples:
         assert own_of(estimator(tmp_path).estimate(items)) == 550, "the end of 50 epochs is missing"
         write_json(stage.end(50) / "run.json", {})
         assert own_of(estimator(tmp_path).estimate(items)) == 500
+
+    @pytest.mark.parametrize("epoch", [50, 120, 199])
+    def test_what_a_checkpoint_holds_is_not_counted(self, tmp_path: Path, epoch: int) -> None:
+        """As the budget counts it; ends that were passed before must be computed again for who needs them."""
+        items = paper_grid()
+        done = [{"phase": "pretrain", "epoch": n + 1} for n in range(epoch)]
+        stage = Results(tmp_path).stage(items[0].segments[0].stage)
+        write_json(stage.path / "config.json", {"digest": stage.digest})
+        write_json(stage.checkpoints / "000002-abcdef.json", {"values": {"rows": done, "batch": 3}})
+        again = {50: 0, 120: 100, 199: 100}
+        found = estimator(tmp_path).estimate(items)
+        assert own_of(found) == 400 + 200 - epoch + again[epoch]
+        assert found.room is not None and found.room.ends == 9
+
+    def test_what_a_finetuning_has_finished_is_not_counted(self, tmp_path: Path) -> None:
+        items = [item for item in paper_grid() if item.is_control][-1:]
+        folder, labelled = Results(tmp_path).trial(str(items[0].digest)), PartSizes(LISTING)(items[0].trial).labelled
+        assert estimator(tmp_path).estimate(items).samples == 2 * 50 * labelled
+        cnn, vit = ([{"phase": f"finetune_{arm}", "epoch": n + 1} for n in range(20)] for arm in ("cnn", "vit"))
+        write_json(folder.path / "config.json", {"digest": folder.digest})
+        write_json(folder.checkpoints / "000001-abcdef.json", {"values": {"done": {}, "part": {"rows": cnn}}})
+        assert estimator(tmp_path).estimate(items).samples == (30 + 50) * labelled
+        later = {"values": {"done": {"cnn": {"rows": cnn}}, "part": {"rows": vit}}}
+        write_json(folder.checkpoints / "000002-abcdef.json", later)
+        local(folder.checkpoints / "000003-abcdef.json").write_bytes(b"{damaged")
+        found = estimator(tmp_path).estimate(items)
+        assert found.samples == 30 * labelled, "patience ended the first arm"
 
 
 class TestHours:
