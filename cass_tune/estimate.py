@@ -53,6 +53,8 @@ MOST_USELESS = 50
 
 EARLIER = "by earlier trials of the same kind"
 RATES = "published rates"
+PATIENCE = "less where --finetune.patience ends a finetuning before"
+TOGETHER = "trials that share a GPU are taken to be together no faster than one alone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,6 +338,8 @@ class Estimator:
         self._settings = settings
         self._paces = {"cpu": Pace(), "cuda": Pace()}
         self._source = EARLIER
+        self._alone: set[Kind] = set()
+        """What was measured with nothing else on the device."""
 
     @property
     def pace(self) -> Pace:
@@ -407,12 +411,23 @@ class Estimator:
         """
         for each, value in per_image.items():
             self.pace.measured(each, value, 1.0)
+            self._alone.add(each)
         if per_image:
             self._source = source
 
     def judge(self, config: Mapping[str, Any], phase: str) -> float | None:
-        """Return the seconds of an epoch by those of the same kind, or None."""
-        return self.pace.of_kind(config, self.counts, phase)
+        """Return the seconds of an epoch by those of the same kind, or None.
+
+        Earlier trials are taken to have shared the device as these will; a probe had it alone.
+        """
+        each = self.pace.of_kind(config, self.counts, phase)
+        return each if each is None or kind(config, phase) not in self._alone else each * self._slowdown
+
+    @property
+    def _slowdown(self) -> float:
+        """How many times longer a step takes beside others on a GPU than alone, at most: together no faster than one."""
+        part = _part_of_device(self._settings, self.device)
+        return 1 / part if self.device == "cuda" and 0 < part < 1 else 1.0
 
     def estimate(self, missing: Sequence[Wanted], known: Iterable[Wanted] = ()) -> Estimate:
         """Return what trials will take.
@@ -429,7 +444,7 @@ class Estimator:
             own=own,
             samples=shared,
             samples_alone=alone,
-            may_be_fewer=_may_end_early(missing),
+            may_be_fewer=any(item.trial.finetune.patience for item in missing),
             times=self.times(missing, own),
             room=self._room(missing, new, known),
         )
@@ -465,22 +480,23 @@ class Estimator:
         """
         epochs = ({"pretrain": own[str(item.digest)], **self.finetuning(item)} for item in missing)
         work = [(to_json(item.trial), to_compute) for item, to_compute in zip(missing, epochs, strict=True)]
-        notes = ("less where --finetune.patience ends a finetuning before",) if _may_end_early(missing) else ()
-        found = self._time(work, self.judge, notes)
+        found = self._time(work, self.judge)
         by_rates = [
-            self._time(work, self._filled(rate), notes, name=name, is_measured=found.hours > 0)
+            self._time(work, self._filled(rate), name=name, is_measured=found.hours > 0)
             for name, rate in PUBLISHED.items()
         ]
         if found.unjudged > by_rates[0].unjudged and self.device == "cuda":
             return tuple(by_rates)
         return (found,) if found.hours else ()
 
-    def _time(self, work: Work, judge: Judge, notes: tuple[str, ...], **more: Any) -> Time:
+    def _time(self, work: Work, judge: Judge, **more: Any) -> Time:
         found = [seconds(config, self.counts, epochs, judge) for config, epochs in work]
         hours = sum(known for known, _ in found) / 3600 * _part_of_device(self._settings, self.device)
         unjudged = sum(epochs for _, epochs in found)
         source = self._source if more.get("is_measured", True) else RATES
-        return Time(hours=hours, device=self.device, source=source, unjudged=unjudged, notes=notes, **more)
+        notes = [PATIENCE] if any(config["finetune"]["patience"] for config, _ in work) else []
+        notes += [TOGETHER] if self._slowdown > 1 and ("name" in more or self._alone) else []
+        return Time(hours=hours, device=self.device, source=source, unjudged=unjudged, notes=tuple(notes), **more)
 
     def _filled(self, rate: float) -> Judge:
         """Return a judge by epochs of the same kind and, where there are none, by a published rate."""
@@ -488,7 +504,10 @@ class Estimator:
 
         def judge(config: Mapping[str, Any], phase: str) -> float | None:
             each = self.judge(config, phase)
-            return by_rate(config, phase) if each is None else each
+            if each is not None:
+                return each
+            alone = by_rate(config, phase)
+            return None if alone is None else alone * self._slowdown
 
         return judge
 
@@ -543,10 +562,6 @@ def _networks(trial: Trial) -> tuple[object, ...]:
 
 def _epochs(item: Wanted) -> int:
     return item.trial.pretrain.epochs if item.segments else 0
-
-
-def _may_end_early(missing: Iterable[Wanted]) -> bool:
-    return any(item.trial.finetune.patience for item in missing)
 
 
 def _part_of_device(settings: Settings, device: str) -> float:

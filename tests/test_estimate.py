@@ -19,6 +19,7 @@ from cass_tune.estimate import (
     PARAMETERS,
     PUBLISHED,
     SHARE,
+    TOGETHER,
     Estimator,
     PartSizes,
     free_bytes,
@@ -325,8 +326,9 @@ class TestHours:
         assert len(many) > MOST_FOLDERS
         assert learned(tmp_path, items).judge(to_json(items[-1].trial), "finetune_cnn") == 10.0
 
-    @pytest.mark.parametrize(("gpus", "part"), [("auto", 1.0), (0.25, 0.25), (2.0, 2.0)])
-    def test_a_part_of_a_gpu(self, tmp_path: Path, gpus: Any, part: float) -> None:
+    @pytest.mark.parametrize(("gpus", "part", "wall"), [("auto", 1.0, 1.0), (0.25, 1.0, 4.0), (2.0, 2.0, 1.0)])
+    def test_a_probe_had_the_gpu_alone(self, tmp_path: Path, gpus: Any, part: float, wall: float) -> None:
+        """Of four trials on one each takes up to four times as long; with two GPUs each second counts twice."""
         items = paper_grid({"pretrain.batch_size": (8,)})
         found = estimator(tmp_path, gpus_per_trial=gpus)
         config = to_json(items[0].trial)
@@ -335,7 +337,25 @@ class TestHours:
         (time,) = found.estimate(items).times
         images = images_passed(config, LISTING.counts(), "pretrain")
         assert time.hours == pytest.approx(part * 100 * images * 0.01 / 3600)
+        assert found.judge(config, "pretrain") == pytest.approx(wall * images * 0.01), "as the budget counts it"
         assert time_lines([time], None)[0].split(", ")[1].startswith("by a probe of 3 s")
+        assert (TOGETHER in time.notes) == (wall > 1)
+
+    @pytest.mark.parametrize(("gpus", "part"), [(0.25, 1.0), (2.0, 2.0)])
+    def test_published_rates_are_of_a_whole_gpu(self, tmp_path: Path, gpus: float, part: float) -> None:
+        one, other = (estimator(tmp_path, gpus_per_trial=n).estimate(paper_grid()).times for n in ("auto", gpus))
+        assert [time.hours for time in other] == pytest.approx([part * time.hours for time in one])
+        assert (TOGETHER in other[0].notes) == (gpus < 1)
+
+    @pytest.mark.parametrize("gpus", [0.25, 2.0])
+    def test_earlier_trials_shared_the_gpu_as_these_will(self, tmp_path: Path, gpus: float) -> None:
+        items = [item for item in paper_grid() if item.is_control][-1:]
+        folder = Results(tmp_path).trial(str(items[0].digest))
+        for arm in ("cnn", "vit"):
+            rows(folder, f"finetune_{arm}", 50, 100.0)
+        found = learned(tmp_path, items, gpus_per_trial=gpus)
+        (time,) = found.estimate(items).times
+        assert 2 * 50 * 100 < time.hours * 3600 / gpus < 2 * 55 * 100 and time.notes == ()
 
     def test_what_it_costs(self, tmp_path: Path) -> None:
         times = estimator(tmp_path).estimate(paper_grid()).times
