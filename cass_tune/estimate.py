@@ -43,8 +43,8 @@ PARAMETERS = {
 """Parameters, with 1000 outputs, of the networks of the presets."""
 WEIGHT_BYTES, STATE_BYTES = 4, 12
 """Per parameter: float32; and the same with Adam's two moments, as an end of pretraining and a checkpoint have it."""
-CHECKPOINTS = 2
-"""So many checkpoints a running trial keeps (`cass_tune.checkpoints`)."""
+CHECKPOINTS = 3
+"""So many checkpoints of a running trial there are at most: two are kept while the next is written."""
 
 MOST_FOLDERS = 3
 """So many folders with epochs of one kind on one kind of device are read, at most."""

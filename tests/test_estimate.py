@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import timm
 
+from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import Trial, to_json, with_field
 from cass_tune.data.splits import split
 from cass_tune.estimate import (
+    CHECKPOINTS,
     EARLIER,
     MOST_FOLDERS,
     PARAMETERS,
@@ -33,6 +35,7 @@ from cass_tune.pace import PHASES, Pace, images_passed, kind
 from cass_tune.plan import Wanted, resolve
 from cass_tune.results import Folder, Results, StudyFolder
 from cass_tune.storage import place, write_json
+from cass_tune.training.state import State
 from tests.grids import COUNTS, INPUTS, listing, paper_grid
 from tests.small import local
 
@@ -393,13 +396,28 @@ class TestRoom:
         assert room is not None
         assert (room.ends, room.stages / 1e9) == (9, pytest.approx(9 * 1.35, rel=0.002))
         assert room.weights / 1e9 == pytest.approx(30 * 0.45, rel=0.002)
-        assert room.checkpoints / 1e9 == pytest.approx(2 * 1.35, rel=0.002)
+        assert room.checkpoints / 1e9 == pytest.approx(3 * 1.35, rel=0.002)
         assert room.free == shutil.disk_usage(tmp_path).free
         line = room_lines(room)[0]
         assert line.startswith(
             "disk: at most 12.1 GB for 9 ends of pretrainings, 13.5 GB for finetuned networks, "
-            "2.7 GB of checkpoints per running trial; "
+            "4.05 GB of checkpoints per running trial; "
         )
+
+    def test_as_many_checkpoints_as_there_are_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        most = 0
+        prune = Checkpoints._prune
+
+        def counted(self: Checkpoints) -> None:
+            nonlocal most
+            most = max(most, len(self.names()))
+            prune(self)
+
+        monkeypatch.setattr(Checkpoints, "_prune", counted)
+        checkpoints = Checkpoints(tmp_path / "checkpoints")
+        for _ in range(5):
+            checkpoints.write(State())
+        assert most == CHECKPOINTS
 
     def test_without_the_finetuned_networks(self, tmp_path: Path) -> None:
         room = estimator(tmp_path, keep_weights="none").estimate(paper_grid()).room

@@ -52,7 +52,7 @@ def test_the_papers_grid(plan: Plan) -> None:
     ]
     assert disk.startswith(
         "disk: at most 12.1 GB for 9 ends of pretrainings, 13.5 GB for finetuned networks, "
-        "2.7 GB of checkpoints per running trial; "
+        "4.05 GB of checkpoints per running trial; "
     )
 
 
