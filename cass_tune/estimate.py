@@ -425,7 +425,7 @@ class Estimator:
 
     @property
     def _slowdown(self) -> float:
-        """How many times longer a step takes beside others on a GPU than alone, at most: together no faster than one."""
+        """How many times longer a step takes beside others on a GPU, at most: together they are as fast as one."""
         part = _part_of_device(self._settings, self.device)
         return 1 / part if self.device == "cuda" and 0 < part < 1 else 1.0
 
