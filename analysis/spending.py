@@ -167,9 +167,14 @@ class _Trial:
         return math.nan if seconds is None else seconds
 
     def _finetuning_without_row(self, found: Computed) -> Iterator[Entry]:
-        epochs = range(1, self.config["finetune"]["epochs"] + 1)
-        lost = sum((f"finetune_{arm}", epoch) not in found for arm in ARMS for epoch in epochs)
-        yield from _lost(self.devices, lost)
+        epochs = ((arm, epoch) for arm in ARMS for epoch in range(1, self._finetuned(arm) + 1))
+        yield from _lost(self.devices, sum((f"finetune_{arm}", epoch) not in found for arm, epoch in epochs))
+
+    def _finetuned(self, arm: str) -> int:
+        """Return after how many epochs the finetuning of an arm ended: patience may end it before the last."""
+        config = self.config["finetune"]
+        best, patience = (self.result or {})["arms"][arm]["best_epoch"], config.get("patience", 0)
+        return min(config["epochs"], best + patience) if patience else config["epochs"]
 
     def _pretraining(self, stages: dict[str, _Stage]) -> Iterator[Entry]:
         """Yield what each segment costs alone: together what the result says, the earlier ones by their rows."""

@@ -12,8 +12,7 @@ from cass_tune.estimate import Estimator, seconds
 from cass_tune.pace import PHASES, Pace
 from cass_tune.plan import Wanted
 from cass_tune.readiness import Readiness
-from cass_tune.results import Folder, Results
-from cass_tune.sharing import own_epochs
+from cass_tune.results import Results
 from cass_tune.storage import patience
 
 
@@ -78,32 +77,14 @@ class Budget:
     def _seconds(self, item: Wanted, *, is_pretrained: bool = False) -> float:
         """Return at least how many seconds a trial will take from now on."""
         digest = str(item.digest)
-        done = _progress(self._results.trial(digest))
-        own = 0 if is_pretrained else own_epochs([item], self._reached)[digest]
-        finetuning = {phase: max(0, item.trial.finetune.epochs - done.get(phase, 0)) for phase in PHASES[1:]}
-        known, _ = seconds(self._configs[digest], self._estimator.counts, {"pretrain": own, **finetuning}, self._judge)
+        own = 0 if is_pretrained else self._estimator.own_epochs([item])[digest]
+        epochs = {"pretrain": own, **self._estimator.finetuning(item)}
+        known, _ = seconds(self._configs[digest], self._estimator.counts, epochs, self._judge)
         return known + (fmean(self._overheads_s) if self._overheads_s else 0.0)
 
     def _judge(self, config: Mapping[str, Any], phase: str) -> float | None:
         here = self._pace.of_kind(config, self._estimator.counts, phase)
         return self._estimator.judge(config, phase) if here is None else here
-
-    def _reached(self, stage: str) -> list[int]:
-        """Return the epochs from which a pretraining goes on: its stored ends, and about where its checkpoint is."""
-        folder = self._results.stage(stage)
-        return [*folder.ends(), *_progress(folder).values()]
-
-
-def _progress(folder: Folder) -> dict[str, int]:
-    """Return the last epoch by phase, where there is a checkpoint to go on from."""
-    from cass_tune.checkpoints import Checkpoints
-
-    if not Checkpoints(folder.checkpoints).names():
-        return {}
-    found: dict[str, int] = {}
-    for row in folder.rows():
-        found[row["phase"]] = max(row["epoch"], found.get(row["phase"], 0))
-    return found
 
 
 class Gate:

@@ -28,7 +28,6 @@ from cass_tune.options import Settings
 from cass_tune.overview import room_lines, time_lines, work
 from cass_tune.plan import Wanted
 from cass_tune.results import Record, Results, new_attempt
-from cass_tune.sharing import own_epochs
 from cass_tune.storage import StorageError
 
 if TYPE_CHECKING:
@@ -191,7 +190,7 @@ class Execution:
         if not self.settings.address:
             self._resize_images(every, listing)
         self.known_failures = {str(item.digest): self._failure_of(item) for item in every}
-        own = own_epochs(missing, lambda stage: self.results.stage(stage).ends())
+        own = estimator.own_epochs(missing)
         works = {w: work(item, estimator.sizes(item.trial), own[w]) for item in missing for w in [str(item.digest)]}
         works |= {str(item.digest): Work(name=f"probes of {item.name}", phases={}) for item in late}
         progress = Progress(self.console, works, finished=done)

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from cass_tune.config import ARMS, Section, Trial
+from cass_tune.config import ARMS, Pretrain, Section, Trial, with_field
 
 RESULTS_VERSION = 1
 """Raised by hand when the code changes numbers on purpose (`tests/test_golden_numbers.py` guards it)."""
@@ -30,6 +30,13 @@ _CONTROL_PRETRAIN = ("method", *ARMS)
 _PRETRAIN_DATA = ("pretrain_fraction",)
 _CASS_PRETRAIN = ("variance_weight", "predictor")
 _WITHOUT_VARIANTS = ("dino", "supervised")
+_IDLE = {
+    "cosine": ("decay_fraction",),
+    "wsd": ("schedule_t_max_steps",),
+    "cosine_to_end": ("schedule_t_max_steps", "decay_fraction"),
+}
+"""Fields that a schedule does not read and that make no other pretraining: a stage has their default in its hash."""
+_IDLE_IN_TRUNK = ("min_learning_rate",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +156,17 @@ def segments(trial: Trial, inputs: Inputs) -> tuple[Segment, ...]:
     last = Segment(stage=_stage(trial, inputs), start=start, end=pretrain.epochs)
     if not start:
         return (last,)
-    return (Segment(stage=_stage(trial, inputs, without=("epochs", "decay_fraction")), start=0, end=start), last)
+    trunk = _stage(_by_default(trial, _IDLE_IN_TRUNK), inputs, without=("epochs", "decay_fraction"))
+    return (Segment(stage=trunk, start=0, end=start), last)
+
+
+def _by_default(trial: Trial, names: Collection[str]) -> Trial:
+    """Return the trial with the default of some fields of its pretraining."""
+    for name in names:
+        default = Pretrain.__dataclass_fields__[name].default
+        if getattr(trial.pretrain, name) != default:
+            trial = with_field(trial, f"pretrain.{name}", default)
+    return trial
 
 
 def why_apart(trial: Trial) -> str | None:
@@ -174,6 +191,7 @@ def why_apart(trial: Trial) -> str | None:
 
 
 def _stage(trial: Trial, inputs: Inputs, without: Collection[str] = ()) -> str:
+    trial = _by_default(trial, _IDLE[trial.pretrain.schedule])
     data, pretrain = _data_fields(trial, inputs), _pretrain_fields(trial, inputs)
     return digest(
         {

@@ -9,7 +9,7 @@ from typing import Any
 from cass_tune.config import ARMS
 from cass_tune.console import Work, duration
 from cass_tune.data.listing import Listing
-from cass_tune.estimate import PUBLISHED, Estimate, Room, Sizes, Time
+from cass_tune.estimate import PUBLISHED, RATES, Estimate, Room, Sizes, Time
 from cass_tune.keeping import gigabytes
 from cass_tune.plan import Wanted
 from cass_tune.sharing import unshared_reason
@@ -164,7 +164,9 @@ def _different(groups: Sequence[Sequence[Wanted]]) -> str | None:
 def _samples_line(estimate: Estimate) -> str:
     saved = f"{estimate.samples_alone / estimate.samples:.2f} times as many" if estimate.samples else ""
     times = f" ({saved})" if estimate.samples_alone > estimate.samples > 0 else ""
-    return f"samples: {_number(estimate.samples)} to train on, {_number(estimate.samples_alone)} without sharing{times}"
+    most = "at most " if estimate.may_be_fewer else ""
+    shared, alone = _number(estimate.samples), _number(estimate.samples_alone)
+    return f"samples: {most}{shared} to train on, {alone} without sharing{times}"
 
 
 def _number(count: int) -> str:
@@ -175,22 +177,36 @@ def time_lines(times: Sequence[Time], price: float | None) -> list[str]:
     """Return how long devices will be at work and, given a price, what that costs.
 
     Args:
-        times: one that is measured, or several by published rates, or none.
+        times: one that is measured, or several with published rates, or none.
         price: of an hour of one device.
     """
     if not times:
         return ["hours: not known before a trial of this kind has run here, or a probe at the start of a run"]
-    if times[0].name:
-        shown = ", ".join(f"{_hours(time)} on a {time.name} ({PUBLISHED[str(time.name)]:g} images/s)" for time in times)
+    first = times[0]
+    shown = ", ".join(f"{_hours(time)}{_at(time)}{_rate(time)}" for time in times)
+    if not first.is_measured:
         lines = [f"hours: at published rates (nothing was measured here) {shown}"]
     else:
-        lines = [f"hours: {_hours(times[0])}, {times[0].source}"]
-    if times[0].unjudged:
-        lines[0] += f"; at least: of {_count(times[0].unjudged, 'trial')} not everything can be judged"
+        rest = f", for the rest at {RATES}" if first.name else ""
+        lines = [f"hours: {shown}, {first.source}{rest}"]
+    at_least = f"at least: {_count(first.unjudged, 'epoch')} cannot be judged"
+    lines[0] = "; ".join([*lines, *([at_least] if first.unjudged else []), *first.notes])
     if price is not None:
-        costs = (f"{price * time.hours:.2f}{f' on a {time.name}' if time.name else ''}" for time in times)
-        lines.append(f"cost: about {', '.join(costs)}, at {price:g} per {_UNIT[times[0].device]}-hour")
+        about = "at least" if first.unjudged else "about"
+        costs = ", ".join(f"{price * time.hours:.2f}{_at(time)}" for time in times)
+        lines.append(f"cost: {about} {costs}, at {price:g} per {_UNIT[first.device]}-hour")
     return lines
+
+
+def _at(time: Time) -> str:
+    """Return which device a published rate is of."""
+    if time.name is None:
+        return ""
+    return f" with the rate of a {time.name}" if time.is_measured else f" on a {time.name}"
+
+
+def _rate(time: Time) -> str:
+    return f" ({PUBLISHED[time.name]:g} images/s)" if time.name else ""
 
 
 _UNIT = {"cuda": "GPU", "cpu": "machine"}
@@ -213,8 +229,9 @@ def room_lines(room: Room | None) -> list[str]:
     """
     if room is None:
         return ["disk: not known before the networks are built, at the start of a run"]
+    passed = f" ({room.passed} of them for other studies)" if room.passed else ""
     parts = [
-        f"{gigabytes(room.stages)} for {_count(room.ends, 'end')} of pretrainings" if room.ends else "",
+        f"{gigabytes(room.stages)} for {_count(room.ends, 'end')} of pretrainings{passed}" if room.ends else "",
         f"{gigabytes(room.weights)} for finetuned networks" if room.weights else "",
         f"{gigabytes(room.checkpoints)} of checkpoints per running trial",
     ]

@@ -52,7 +52,7 @@ class Pace:
         for row in rows:
             phase, seconds = row["phase"], row["seconds"]
             images = images_passed(config, counts, phase)
-            self._alike[_alike(config, phase)].append(seconds)
+            self._alike[_alike(config, phase, images)].append(seconds)
             self._kinds[kind(config, phase)].add(seconds, images)
             self._all.add(seconds, images)
 
@@ -77,11 +77,12 @@ class Pace:
 
     def of_kind(self, config: Record, counts: Record, phase: str) -> float | None:
         """Return the expected seconds of an epoch by those of its kind alone, or None; arguments as in `learn`."""
-        alike = self._alike.get(_alike(config, phase))
+        images = images_passed(config, counts, phase)
+        alike = self._alike.get(_alike(config, phase, images))
         if alike:
             return fmean(alike)
         total = self._kinds.get(kind(config, phase))
-        return total.of(images_passed(config, counts, phase)) if total else None
+        return total.of(images) if total else None
 
     def seconds(self, config: Record, counts: Record, phase: str) -> float | None:
         """Return the expected seconds of an epoch by any, or None before any was learned; arguments as in `learn`."""
@@ -118,7 +119,6 @@ def _of_method(config: Record) -> tuple[Any, ...]:
     return tuple(config["dino"][name] for name in ("local_crops", "local_crop_px", "outputs"))
 
 
-def _alike(config: Record, phase: str) -> tuple[Any, ...]:
+def _alike(config: Record, phase: str, images: float) -> tuple[Any, ...]:
     """Return what the time of a whole epoch depends on."""
-    share = "pretrain_fraction" if phase == "pretrain" else "label_fraction"
-    return (*kind(config, phase), config["data"]["name"], config["data"][share])
+    return (*kind(config, phase), config["data"]["name"], images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cass_tune.config import ARMS, Trial, control, get_field, to_json, with_field
@@ -30,6 +30,7 @@ class Wanted:
         inputs: data and weights that it reads, or None when they could not be read here.
         digest: identity, or None with unknown inputs.
         segments: of its pretraining; none for a control or unknown inputs.
+        passes: what shorter trials of other studies would go on from and lies on its way: their identity and segment.
     """
 
     trial: Trial
@@ -37,6 +38,12 @@ class Wanted:
     inputs: Inputs | None
     digest: str | None
     segments: tuple[Segment, ...] = ()
+    passes: tuple[tuple[str, Segment], ...] = ()
+
+    def ends(self) -> Iterator[tuple[str, Segment]]:
+        """Yield every segment whose end must be stored, with the identity of the trial that goes on from it."""
+        yield from ((str(self.digest), segment) for segment in self.segments)
+        yield from self.passes
 
     @property
     def is_control(self) -> bool:
@@ -187,15 +194,40 @@ def _differs(path: str, trials: Sequence[Trial]) -> bool:
     return not is_methods and len({_text(value) for _, value in found}) > 1
 
 
-def resolve(trials: Sequence[Trial], inputs: Mapping[Trial, Inputs | None]) -> list[Wanted]:
-    """Give every trial its name and identities; trials of one identity are wanted once."""
+def resolve(trials: Sequence[Trial], inputs: Mapping[Trial, Inputs | None], passes: Iterable[int] = ()) -> list[Wanted]:
+    """Give every trial its name and identities; trials of one identity are wanted once.
+
+    Args:
+        trials: of the study.
+        inputs: what each reads.
+        passes: numbers of pretraining epochs at which trials of other studies leave a pretraining.
+    """
+    lengths = tuple(passes)
     wanted: dict[Any, Wanted] = {}
     for trial, name in zip(trials, names(trials), strict=True):
         known = inputs[trial]
         digest = trial_digest(trial, known) if known else None
         parts = segments(trial, known) if known else ()
-        wanted.setdefault(digest or trial, Wanted(trial=trial, name=name, inputs=known, digest=digest, segments=parts))
+        item = Wanted(trial=trial, name=name, inputs=known, digest=digest, segments=parts)
+        if known and lengths:
+            item = replace(item, passes=tuple(_passes(trial, known, parts, lengths)))
+        wanted.setdefault(digest or trial, item)
     return list(wanted.values())
+
+
+def _passes(
+    trial: Trial, inputs: Inputs, chain: Sequence[Segment], lengths: Iterable[int]
+) -> Iterator[tuple[str, Segment]]:
+    """Yield the segments of the same trial with fewer epochs that end within a chain, with that trial's identity."""
+    furthest = {segment.stage: segment.end for segment in chain}
+    for length in lengths:
+        try:
+            shorter = with_field(trial, "pretrain.epochs", length)
+        except UsageError:  # it has no room for the warm-up
+            continue
+        for segment in segments(shorter, inputs):
+            if segment.end < furthest.get(segment.stage, 0):
+                yield trial_digest(shorter, inputs), segment
 
 
 def to_run(wanted: Sequence[Wanted], results: Results, redo: str, *, collapsed_too: bool = True) -> list[Wanted]:

@@ -81,6 +81,12 @@ def _epoch_done(row: Record) -> Record:
     return {name: value for name, value in row.items() if name != "epochs"}
 
 
+def _rows_in(values: Record) -> list[Record]:
+    """Return the epoch rows that a checkpoint holds: of a pretraining, or of arms that are finished and one in work."""
+    finished = [row for done in values.get("done", {}).values() for row in done["rows"]]
+    return [*finished, *values.get("rows", values.get("part", {}).get("rows", ()))]
+
+
 class Folder:
     """The folder of one trial or one stage.
 
@@ -129,6 +135,16 @@ class Folder:
     def rows(self) -> list[Record]:
         """Return the epoch rows, see `read_rows`."""
         return read_rows(self.epochs)
+
+    def saved(self) -> list[dict[str, int]]:
+        """Return for every checkpoint the last finished epoch, by phase, with which the work goes on from there."""
+        found: list[dict[str, int]] = []
+        for path in sorted(self.checkpoints.glob("*.json")):
+            with suppress(UsageError, TypeError, KeyError, AttributeError):  # a damaged one is said when it is used
+                record = read_json(path)
+                if record:
+                    found.append({row["phase"]: row["epoch"] for row in _rows_in(record["values"])})
+        return found
 
     def lost_rows(self, rows: Sequence[Record]) -> list[Record]:
         """Return which of these rows are in no file as they are: a process that was killed had not written them yet."""
@@ -366,6 +382,12 @@ class Results:
     def study(self, name: str, variant: str) -> StudyFolder:
         """Return the folder of a study's plans and tables; ``variant`` is ``<data>-<preset>``."""
         return StudyFolder(self.root / name / variant)
+
+    def studies(self) -> Iterable[StudyFolder]:
+        """Yield the folder of every study that was asked for here."""
+        for folder in sorted(self.root.glob("*")):
+            if folder.name not in ("stages", "trials", "ray"):
+                yield from (StudyFolder(plans.parent) for plans in sorted(folder.glob("*/plans")))
 
     def ray(self, study: str) -> Path:
         """Return the folder of Ray's own records; with an object store as root, a local one of this user."""

@@ -48,11 +48,12 @@ def _epochs(item: Wanted) -> int:
 
 
 def wanted_ends(items: Iterable[Wanted]) -> dict[str, dict[int, list[str]]]:
-    """Return which trials want the ends of which epochs, by stage and epoch."""
+    """Return which trials want the ends of which epochs, by stage and epoch; also of what is passed for others."""
     found: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
-        for segment in item.segments:
-            found[segment.stage][segment.end].append(str(item.digest))
+        for digest, segment in item.ends():
+            if digest not in found[segment.stage][segment.end]:
+                found[segment.stage][segment.end].append(digest)
     return {stage: dict(ends) for stage, ends in found.items()}
 
 
@@ -68,29 +69,43 @@ def register(items: Iterable[Wanted], results: Results) -> None:
         results.stage(stage).want(ends, is_trunk=stage in trunks)
 
 
-def own_epochs(items: Sequence[Wanted], stored: Ends) -> dict[str, int]:
+def own_epochs(items: Sequence[Wanted], stored: Ends, begun: Ends = nothing_stored) -> dict[str, int]:
     """Return how many epochs of pretraining each trial computes itself, by its identity; the rest it shares.
 
     Args:
         items: trials that will run, in order.
         stored: which ends are stored.
+        begun: the epochs of the checkpoints, from which a stage goes on, too.
     """
+    return computed(items, stored, begun)[0]
+
+
+def computed(
+    items: Sequence[Wanted], stored: Ends, begun: Ends = nothing_stored
+) -> tuple[dict[str, int], dict[str, set[int]]]:
+    """Return what `own_epochs` does, and the epochs whose ends these trials will store, by stage."""
     wanted = wanted_ends(items)
-    there: dict[str, set[int]] = {stage: set(stored(stage)) for stage in wanted}
-    return {str(item.digest): _compute(item.segments, wanted, there) for item in items}
+    before = {stage: set(stored(stage)) for stage in wanted}
+    there = {stage: set(ends) for stage, ends in before.items()}
+    saved = {stage: set(begun(stage)) for stage in wanted}
+    own = {str(item.digest): _compute(item.segments, wanted, there, saved) for item in items}
+    return own, {stage: ends - before[stage] for stage, ends in there.items()}
 
 
 def _compute(
-    segments: Sequence[Segment], wanted: Mapping[str, Mapping[int, object]], there: dict[str, set[int]]
+    segments: Sequence[Segment],
+    wanted: Mapping[str, Mapping[int, object]],
+    there: dict[str, set[int]],
+    saved: Mapping[str, set[int]],
 ) -> int:
     """Return how many epochs are missing up to the end of the last segment, and take them as stored from now on."""
     if not segments or segments[-1].end in there[segments[-1].stage]:
         return 0
     last = segments[-1]
-    begun = [epoch for epoch in there[last.stage] if last.start < epoch < last.end]
-    before = 0 if begun else _compute(segments[:-1], wanted, there)
+    begun = [epoch for epoch in there[last.stage] | saved[last.stage] if last.start < epoch <= last.end]
+    before = 0 if begun else _compute(segments[:-1], wanted, there, saved)
     start = max(begun, default=last.start)
-    there[last.stage].update(epoch for epoch in wanted[last.stage] if start < epoch <= last.end)
+    there[last.stage].update(epoch for epoch in wanted[last.stage] if start <= epoch <= last.end)
     return before + last.end - start
 
 

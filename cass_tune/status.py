@@ -75,8 +75,15 @@ class _Trial:
         epochs = {"pretrain": self.config["pretrain"]["epochs"]} if self.chain else {}
         epochs |= {f"finetune_{arm}": self.config["finetune"]["epochs"] for arm in ARMS}
         done = Counter(row["phase"] for row in self.rows)
+        for phase in [phase for phase in epochs if done[phase]][:-1]:
+            done[phase] = epochs[phase]  # the next has begun: this one is finished, be it by patience
         done["pretrain"] = max([done["pretrain"], *(end for stage, _, end in self.chain if end in stage.ends)])
         return {phase: max(0, count - done[phase]) for phase, count in epochs.items()}
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether patience may end a finetuning before its last epoch."""
+        return bool(self.config["finetune"].get("patience"))
 
     def parts_left(self) -> Iterator[tuple[object, str, int]]:
         """Yield what is left as (what it is, phase, epochs); what trials share is the same thing for all of them."""
@@ -149,7 +156,12 @@ def _time_left(trials: Sequence[_Trial], pace: Pace) -> str:
     if not running:
         return ""
     at_once = f" ({running} at a time)" if running > 1 else ""
-    return f"; about {duration(sum(left.values()) / running)} left{at_once}"
+    about = _about(trial for trial in trials if any(trial.remaining().values()))
+    return f"; {about} {duration(sum(left.values()) / running)} left{at_once}"
+
+
+def _about(trials: Iterable[_Trial]) -> str:
+    return "at most about" if any(trial.may_end_early for trial in trials) else "about"
 
 
 def _seconds(trial: _Trial, phase: str, epochs: int, pace: Pace) -> float | None:
@@ -174,7 +186,7 @@ def _line(trial: _Trial, pace: Pace) -> str:
 
 def _running(trial: _Trial, pace: Pace) -> str:
     left = [_seconds(trial, phase, epochs, pace) for phase, epochs in trial.remaining().items()]
-    eta = "" if None in left else f", about {duration(sum(seconds or 0.0 for seconds in left))} left"
+    eta = "" if None in left else f", {_about([trial])} {duration(sum(seconds or 0.0 for seconds in left))} left"
     return f"{_where(trial.holder)}: {_place(trial)}{eta}"
 
 

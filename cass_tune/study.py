@@ -58,6 +58,8 @@ class Study:
         axes: what is varied: the paper's values by ``"section.field"``.
         published: which published numbers belong beside it (`analysis.published`), by column.
         cells: yields the trials of one seed from a base and the axes; the full grid by default.
+        passes: the paper's numbers of pretraining epochs at which other studies leave a pretraining that this one runs
+            through: they are stored on the way.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Study:
     axes: Axes
     published: Mapping[str, object] = field(default_factory=dict)
     cells: Callable[[Trial, Axes], Iterable[Trial]] = grid
+    passes: tuple[int, ...] = ()
 
     def main(self, report: Report, argv: Sequence[str] | None = None) -> int:
         """Run the command line and return its exit code.
@@ -144,7 +147,7 @@ class _Command:
         inputs = self._inputs(trials, listing, unchecked)
         estimator = Estimator(self.results, listing, self.settings) if listing else None
         self._refuse(trials, estimator, unchecked)
-        wanted = resolve(trials, inputs)
+        wanted = resolve(trials, inputs, self._passes())
         redo, stops = self.settings.redo, self.settings.on_collapse == "stop"
         missing = in_order(to_run(wanted, self.results, redo, collapsed_too=not stops))
         late = to_probe([item for item in wanted if item not in missing], self.results, self.settings.chosen_probes)
@@ -163,7 +166,7 @@ class _Command:
         self, estimator: Estimator, wanted: Sequence[Wanted], missing: Sequence[Wanted], states: Mapping[str, str]
     ) -> Estimate:
         if missing:
-            estimator.learn_earlier(wanted, missing, states)
+            estimator.learn_earlier(wanted, missing, states, self._folder(estimator.listing))
         return estimator.estimate(missing, wanted)
 
     def _refuse(self, trials: Sequence[Trial], estimator: Estimator | None, unchecked: Sequence[str]) -> None:
@@ -188,7 +191,7 @@ class _Command:
         warning = ephemeral(self.results.root)
         if missing and warning:
             self.console.say(f"warning: {warning}")
-        folder = self.results.study(self.study.name, f"{listing.name}-{self.preset}")
+        folder = self._folder(listing)
         if missing or late:
             self.execution.check([item.trial for item in (*missing, *late)])
         folder.write_plan(self._plan(wanted, listing))
@@ -203,11 +206,19 @@ class _Command:
         self.console.say("", self.report(folder, self.study.published).rstrip())
         return self._exit_code(wanted)
 
+    def _folder(self, listing: Listing) -> StudyFolder:
+        return self.results.study(self.study.name, f"{listing.name}-{self.preset}")
+
     def _axes(self) -> Axes:
         preset = PRESETS[self.preset]
         own = {path: preset.scale(path, tuple(values)) for path, values in self.study.axes.items()}
         chosen = {path: self.given.fields.get(path, values) for path, values in own.items()}
         return {path: tuple(_absolute(path, value) for value in values) for path, values in chosen.items()}
+
+    def _passes(self) -> tuple[int, ...]:
+        """Return which shorter pretrainings are stored on the way, for other studies."""
+        is_kept = self.settings.keep_stages != "unfinished"
+        return PRESETS[self.preset].scale("pretrain.epochs", self.study.passes) if is_kept else ()
 
     def _first_line(self) -> str:
         data = self.given.fields.get("data.name", "phantom")

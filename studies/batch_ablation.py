@@ -21,6 +21,7 @@ STUDY = Study(
     title="CASS pretraining batch size 8, 16, 32 against F1",
     axes={"pretrain.batch_size": (8, 16, 32)},
     published={"dataset": "brain_mri", "method": "CASS", "origin": "paper", "pretrain_epochs": 100},
+    passes=(50, 100),
 )
 
 if __name__ == "__main__":

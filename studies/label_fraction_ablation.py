@@ -27,6 +27,7 @@ STUDY = Study(
         "pretrain_batch_size": 16,
         "pretrain_epochs": 100,
     },
+    passes=(50, 100),
 )
 
 if __name__ == "__main__":

@@ -39,17 +39,20 @@ def _open(item: Item) -> Any:
     raise AssertionError("there are no images")
 
 
-def paper_grid(axes: Mapping[str, Sequence[Any]] = AXES, *, controls: bool = True, **fields: Any) -> list[Wanted]:
+def paper_grid(
+    axes: Mapping[str, Sequence[Any]] = AXES, *, controls: bool = True, seeds: Sequence[int] = (0,), **fields: Any
+) -> list[Wanted]:
     """Return the grid's trials in the order in which they start.
 
     Args:
         axes: values by field.
         controls: whether it has its controls.
+        seeds: of every cell.
         fields: of `pretrain`, of all trials.
     """
     base = Trial()
     for name, value in fields.items():
         base = with_field(base, f"pretrain.{name}", value)
     cells = list(grid(base, axes))
-    trials = replicate(with_controls(cells) if controls else cells, (0,))
+    trials = replicate(with_controls(cells) if controls else cells, seeds)
     return in_order(resolve(trials, dict.fromkeys(trials, INPUTS)))

@@ -74,12 +74,14 @@ class Hours:
 
 def write_rows(folder: Folder, phase: str, epochs: int, *, checkpoint: bool) -> None:
     """Write what a training that was interrupted has left."""
+    rows = [{"phase": phase, "epoch": epoch, "seconds": EPOCH_S} for epoch in range(1, epochs + 1)]
     write_json(folder.path / "config.json", {"digest": folder.digest})
     with folder.row_file("a1") as lines:
-        for epoch in range(1, epochs + 1):
-            lines.append(json.dumps({"phase": phase, "epoch": epoch, "seconds": EPOCH_S}))
+        for row in rows:
+            lines.append(json.dumps(row))
     if checkpoint:
-        write_json(folder.checkpoints / "000001-abcdef.json", {})
+        state = {"rows": rows} if phase == "pretrain" else {"done": {}, "arm": "cnn", "part": {"rows": rows}}
+        write_json(folder.checkpoints / "000001-abcdef.json", {"values": state})
 
 
 class TestBudget:

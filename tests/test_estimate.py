@@ -12,15 +12,18 @@ import pytest
 import timm
 from torch import nn
 
+from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import Trial, to_json, with_field
 from cass_tune.data.loader import Batches
 from cass_tune.data.splits import split
 from cass_tune.estimate import (
+    CHECKPOINTS,
     EARLIER,
     MOST_FOLDERS,
     PARAMETERS,
     PUBLISHED,
     SHARE,
+    TOGETHER,
     Estimator,
     PartSizes,
     free_bytes,
@@ -32,13 +35,15 @@ from cass_tune.estimate import (
 from cass_tune.methods import method_class
 from cass_tune.options import Settings
 from cass_tune.overview import room_lines, time_lines
-from cass_tune.pace import Pace, images_passed, kind
+from cass_tune.pace import PHASES, Pace, images_passed, kind
 from cass_tune.plan import Wanted, resolve
-from cass_tune.results import Folder, Results
+from cass_tune.results import Folder, Results, StudyFolder
 from cass_tune.storage import place, write_json
 from cass_tune.training.pretrain import Pretraining, state_bytes
+from cass_tune.training.state import State
 from tests import tiny
 from tests.grids import COUNTS, INPUTS, listing, paper_grid
+from tests.small import local
 
 LISTING = listing()
 TRAIN = 4570
@@ -64,10 +69,15 @@ def rows(folder: Folder, phase: str, epochs: int, seconds: float, device: str = 
             lines.append(json.dumps({"phase": phase, "epoch": epoch, "seconds": seconds}))
 
 
-def learned(root: Path, items: Sequence[Wanted], **settings: Any) -> Estimator:
+def learned(root: Path, items: Sequence[Wanted], study: StudyFolder | None = None, **settings: Any) -> Estimator:
     found = estimator(root, **settings)
-    found.learn_earlier(items, items, {str(item.digest): MISSING for item in items})
+    found.learn_earlier(items, items, {str(item.digest): MISSING for item in items}, study)
     return found
+
+
+def asked_for(study: StudyFolder, items: Sequence[Wanted], counts: Mapping[str, Any]) -> None:
+    """Write the plan of an earlier command."""
+    study.write_plan({"trials": [item.record() for item in items], "data": {"counts": counts}})
 
 
 class TestSamples:
@@ -119,6 +129,33 @@ class TestSamples:
         assert own_of(estimator(tmp_path).estimate(items)) == 550, "the end of 50 epochs is missing"
         write_json(stage.end(50) / "run.json", {})
         assert own_of(estimator(tmp_path).estimate(items)) == 500
+
+    @pytest.mark.parametrize("epoch", [50, 120, 199])
+    def test_what_a_checkpoint_holds_is_not_counted(self, tmp_path: Path, epoch: int) -> None:
+        """As the budget counts it; ends that were passed before must be computed again for who needs them."""
+        items = paper_grid()
+        done = [{"phase": "pretrain", "epoch": n + 1} for n in range(epoch)]
+        stage = Results(tmp_path).stage(items[0].segments[0].stage)
+        write_json(stage.path / "config.json", {"digest": stage.digest})
+        write_json(stage.checkpoints / "000002-abcdef.json", {"values": {"rows": done, "batch": 3}})
+        again = {50: 0, 120: 100, 199: 100}
+        found = estimator(tmp_path).estimate(items)
+        assert own_of(found) == 400 + 200 - epoch + again[epoch]
+        assert found.room is not None and found.room.ends == 9
+
+    def test_what_a_finetuning_has_finished_is_not_counted(self, tmp_path: Path) -> None:
+        items = [item for item in paper_grid() if item.is_control][-1:]
+        folder, labelled = Results(tmp_path).trial(str(items[0].digest)), PartSizes(LISTING)(items[0].trial).labelled
+        assert estimator(tmp_path).estimate(items).samples == 2 * 50 * labelled
+        cnn, vit = ([{"phase": f"finetune_{arm}", "epoch": n + 1} for n in range(20)] for arm in ("cnn", "vit"))
+        write_json(folder.path / "config.json", {"digest": folder.digest})
+        write_json(folder.checkpoints / "000001-abcdef.json", {"values": {"done": {}, "part": {"rows": cnn}}})
+        assert estimator(tmp_path).estimate(items).samples == (30 + 50) * labelled
+        later = {"values": {"done": {"cnn": {"rows": cnn}}, "part": {"rows": vit}}}
+        write_json(folder.checkpoints / "000002-abcdef.json", later)
+        local(folder.checkpoints / "000003-abcdef.json").write_bytes(b"{damaged")
+        found = estimator(tmp_path).estimate(items)
+        assert found.samples == 30 * labelled, "patience ended the first arm"
 
 
 class TestHours:
@@ -176,6 +213,32 @@ class TestHours:
         assert line == f"hours: about {time.hours:.0f} GPU-hours, by earlier trials of the same kind"
         assert found.unknown_kinds(items, found.estimate(items).own) == {}
 
+    def test_what_was_not_measured_is_judged_by_published_rates(self, tmp_path: Path) -> None:
+        """After the controls alone the finetuning is known, and no pretraining."""
+        items = paper_grid()
+        found, rates = estimator(tmp_path), estimator(tmp_path).estimate(items).times
+        config = to_json(items[0].trial)
+        found.measured(
+            {kind(config, phase): SHARE[phase[9:]] / 24.0 for phase in ("finetune_cnn", "finetune_vit")}, EARLIER
+        )
+        times = found.estimate(items).times
+        assert [(time.name, time.unjudged, time.is_measured) for time in times] == [("V100", 0, True), ("T4", 0, True)]
+        assert times[0].hours == pytest.approx(rates[0].hours), "the V100's own rate was measured"
+        assert times[0].hours < times[1].hours < rates[1].hours
+        line, cost = time_lines(times, 3.0)
+        assert line == (
+            f"hours: about {times[0].hours:.0f} GPU-hours with the rate of a V100 (24 images/s), "
+            f"about {times[1].hours:.0f} GPU-hours with the rate of a T4 (7.15 images/s), "
+            "by earlier trials of the same kind, for the rest at published rates"
+        )
+        assert cost.startswith(f"cost: about {3 * times[0].hours:.2f} with the rate of a V100, ")
+
+    def test_patience_may_make_it_less(self, tmp_path: Path) -> None:
+        trial = with_field(Trial(), "finetune.patience", 10)
+        found = estimator(tmp_path).estimate(resolve([trial], {trial: INPUTS}))
+        assert found.may_be_fewer and not estimator(tmp_path).estimate(paper_grid()).may_be_fewer
+        assert time_lines(found.times, None)[0].endswith("; less where --finetune.patience ends a finetuning before")
+
     def test_by_images_of_the_same_kind(self, tmp_path: Path) -> None:
         """An epoch with all labels, from one with a tenth of them."""
         items = paper_grid({"data.label_fraction": (0.1, 1.0)})
@@ -189,13 +252,15 @@ class TestHours:
     def test_another_batch_size_is_another_kind(self, tmp_path: Path) -> None:
         items = paper_grid({"pretrain.batch_size": (8, 16)})
         eight = next(item for item in items if item.trial.pretrain.batch_size == 8)
-        rows(Results(tmp_path).stage(eight.segments[0].stage), "pretrain", 2, 100.0)
-        found = learned(tmp_path, items)
+        rows(Results(tmp_path).stage(eight.segments[0].stage), "pretrain", 2, 100.0, "cpu (AMD EPYC, 1 thread)")
+        found = learned(tmp_path, items, local=True)
         estimate = found.estimate(items)
         (time,) = estimate.times
-        assert time.hours == pytest.approx(100 * 100 / 3600) and time.unjudged == 3, "no finetuning, nor batch 16"
-        (line,) = time_lines([time], None)
-        assert line.endswith("; at least: of 3 trials not everything can be judged")
+        assert time.hours == pytest.approx(100 * 100 / 3600)
+        assert time.unjudged == 100 + 3 * 2 * 50, "batch 16, and any finetuning"
+        line, cost = time_lines([time], 3.0)
+        assert line.endswith("; at least: 400 epochs cannot be judged")
+        assert cost == "cost: at least 8.33, at 3 per machine-hour"
         unknown = found.unknown_kinds(items, estimate.own)
         assert sorted(phase for _, phase in unknown.values()) == ["finetune_cnn", "finetune_vit", "pretrain"]
         assert [trial.pretrain.batch_size for trial, phase in unknown.values() if phase == "pretrain"] == [16]
@@ -239,16 +304,67 @@ class TestHours:
         assert len(read) == MOST_FOLDERS
         assert found.judge(to_json(items[0].trial), "finetune_cnn") == pytest.approx(30.0, rel=0.9)
 
-    @pytest.mark.parametrize(("gpus", "part"), [("auto", 1.0), (0.25, 0.25), (2.0, 2.0)])
-    def test_a_part_of_a_gpu(self, tmp_path: Path, gpus: Any, part: float) -> None:
+    @pytest.mark.parametrize("study", ["paper_grid", "other"])
+    def test_by_other_seeds_of_any_study(self, tmp_path: Path, study: str) -> None:
+        """Earlier commands asked for them, this one does not; of its own trials none has run."""
+        before, items = paper_grid(), paper_grid(seeds=(1, 2, 3))
+        results = Results(tmp_path)
+        asked_for(results.study(study, "brain_mri-paper"), before, LISTING.counts())
+        rows(results.stage(before[0].segments[0].stage), "pretrain", 2, 100.0)
+        assert before[0].trial.pretrain.batch_size == items[0].trial.pretrain.batch_size
+        config = to_json(items[0].trial)
+        assert learned(tmp_path, items).judge(config, "pretrain") is None
+        found = learned(tmp_path, items, results.study("paper_grid", "brain_mri-paper"))
+        assert found.judge(config, "pretrain") == 100.0
+
+    def test_by_images_of_other_data_of_the_same_name(self, tmp_path: Path) -> None:
+        before, items = paper_grid(), paper_grid(seeds=(1,))
+        results = Results(tmp_path)
+        half = {part: {name: n // 2 for name, n in of.items()} for part, of in LISTING.counts().items()}
+        asked_for(results.study("other", "brain_mri-paper"), before, half)
+        rows(results.stage(before[0].segments[0].stage), "pretrain", 2, 100.0)
+        found = learned(tmp_path, items, results.study("paper_grid", "brain_mri-paper"))
+        assert found.judge(to_json(items[0].trial), "pretrain") == pytest.approx(200.0)
+
+    def test_folders_of_one_device_do_not_hide_those_of_another(self, tmp_path: Path) -> None:
+        items = [item for item in paper_grid({"data.label_fraction": (0.01, 0.1, 0.3, 0.5, 1.0)}) if item.is_control]
+        *many, last = [Results(tmp_path).trial(str(item.digest)) for item in items]
+        for folder in many:
+            rows(folder, "finetune_cnn", 1, 900.0, "cpu (AMD EPYC, 1 thread)")
+        rows(last, "finetune_cnn", 1, 10.0)
+        assert len(many) > MOST_FOLDERS
+        assert learned(tmp_path, items).judge(to_json(items[-1].trial), "finetune_cnn") == 10.0
+
+    @pytest.mark.parametrize(("gpus", "part", "wall"), [("auto", 1.0, 1.0), (0.25, 1.0, 4.0), (2.0, 2.0, 1.0)])
+    def test_a_probe_had_the_gpu_alone(self, tmp_path: Path, gpus: Any, part: float, wall: float) -> None:
+        """Of four trials on one each takes up to four times as long; with two GPUs each second counts twice."""
         items = paper_grid({"pretrain.batch_size": (8,)})
         found = estimator(tmp_path, gpus_per_trial=gpus)
         config = to_json(items[0].trial)
-        found.measured({kind(config, "pretrain"): 0.01}, "by a probe of 3 s")
+        tiny = dict.fromkeys((kind(config, phase) for phase in PHASES[1:]), 1e-12)
+        found.measured({kind(config, "pretrain"): 0.01, **tiny}, "by a probe of 3 s")
         (time,) = found.estimate(items).times
         images = images_passed(config, LISTING.counts(), "pretrain")
         assert time.hours == pytest.approx(part * 100 * images * 0.01 / 3600)
+        assert found.judge(config, "pretrain") == pytest.approx(wall * images * 0.01), "as the budget counts it"
         assert time_lines([time], None)[0].split(", ")[1].startswith("by a probe of 3 s")
+        assert (TOGETHER in time.notes) == (wall > 1)
+
+    @pytest.mark.parametrize(("gpus", "part"), [(0.25, 1.0), (2.0, 2.0)])
+    def test_published_rates_are_of_a_whole_gpu(self, tmp_path: Path, gpus: float, part: float) -> None:
+        one, other = (estimator(tmp_path, gpus_per_trial=n).estimate(paper_grid()).times for n in ("auto", gpus))
+        assert [time.hours for time in other] == pytest.approx([part * time.hours for time in one])
+        assert (TOGETHER in other[0].notes) == (gpus < 1)
+
+    @pytest.mark.parametrize("gpus", [0.25, 2.0])
+    def test_earlier_trials_shared_the_gpu_as_these_will(self, tmp_path: Path, gpus: float) -> None:
+        items = [item for item in paper_grid() if item.is_control][-1:]
+        folder = Results(tmp_path).trial(str(items[0].digest))
+        for arm in ("cnn", "vit"):
+            rows(folder, f"finetune_{arm}", 50, 100.0)
+        found = learned(tmp_path, items, gpus_per_trial=gpus)
+        (time,) = found.estimate(items).times
+        assert 2 * 50 * 100 < time.hours * 3600 / gpus < 2 * 55 * 100 and time.notes == ()
 
     def test_what_it_costs(self, tmp_path: Path) -> None:
         times = estimator(tmp_path).estimate(paper_grid()).times
@@ -259,10 +375,10 @@ class TestHours:
     def test_what_cannot_be_judged(self) -> None:
         judged = {"pretrain": 10.0}
         config, counts = to_json(Trial()), LISTING.counts()
-        assert seconds(config, counts, {"pretrain": 3}, lambda _, phase: judged.get(phase)) == (30.0, True)
-        epochs = {"pretrain": 3, "finetune_cnn": 1}
-        assert seconds(config, counts, epochs, lambda _, phase: judged.get(phase)) == (30.0, False)
-        assert seconds(config, counts, {"finetune_cnn": 0}, lambda *_: None) == (0.0, True)
+        assert seconds(config, counts, {"pretrain": 3}, lambda _, phase: judged.get(phase)) == (30.0, 0)
+        epochs = {"pretrain": 3, "finetune_cnn": 2}
+        assert seconds(config, counts, epochs, lambda _, phase: judged.get(phase)) == (30.0, 2)
+        assert seconds(config, counts, {"finetune_cnn": 0}, lambda *_: None) == (0.0, 0)
 
 
 def test_pace_of_a_kind_and_of_any() -> None:
@@ -286,13 +402,28 @@ class TestRoom:
         assert room is not None
         assert (room.ends, room.stages / 1e9) == (9, pytest.approx(9 * 1.35, rel=0.002))
         assert room.weights / 1e9 == pytest.approx(30 * 0.45, rel=0.002)
-        assert room.checkpoints / 1e9 == pytest.approx(2 * 1.35, rel=0.002)
+        assert room.checkpoints / 1e9 == pytest.approx(3 * 1.35, rel=0.002)
         assert room.free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)  # others write, too
         line = room_lines(room)[0]
         assert line.startswith(
             "disk: at most 12.1 GB for 9 ends of pretrainings, 13.5 GB for finetuned networks, "
-            "2.7 GB of checkpoints per running trial; "
+            "4.05 GB of checkpoints per running trial; "
         )
+
+    def test_as_many_checkpoints_as_there_are_at_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        most = 0
+        prune = Checkpoints._prune
+
+        def counted(self: Checkpoints) -> None:
+            nonlocal most
+            most = max(most, len(self.names()))
+            prune(self)
+
+        monkeypatch.setattr(Checkpoints, "_prune", counted)
+        checkpoints = Checkpoints(tmp_path / "checkpoints")
+        for _ in range(5):
+            checkpoints.write(State())
+        assert most == CHECKPOINTS
 
     def test_without_the_finetuned_networks(self, tmp_path: Path) -> None:
         room = estimator(tmp_path, keep_weights="none").estimate(paper_grid()).room

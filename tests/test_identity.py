@@ -242,6 +242,31 @@ def test_the_canonical_json_is_hashed() -> None:
         digest({"a": float("nan")})
 
 
+def is_idle(trial: Trial, path: str) -> bool:
+    """Return whether the schedule of the pretraining does not read the field."""
+    idle = {
+        "pretrain.schedule_t_max_steps": ("wsd", "cosine_to_end"),
+        "pretrain.decay_fraction": ("cosine", "cosine_to_end"),
+    }
+    return trial.pretrain.schedule in idle.get(path, ())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "shared"),
+    [
+        ("pretrain.min_learning_rate", 1e-5, [True, False]),
+        ("pretrain.schedule_t_max_steps", 32, [True, True]),
+        ("pretrain.learning_rate", 0.5, [False, False]),
+    ],
+)
+def test_a_trunk_is_shared_whatever_its_steps_do_not_depend_on(path: str, value: object, shared: list[bool]) -> None:
+    base = corrected(Trial())
+    changed = with_field(base, path, value)
+    assert trial_digest(changed, INPUTS) != trial_digest(base, INPUTS)
+    pairs = zip(segments(base, INPUTS), segments(changed, INPUTS), strict=True)
+    assert [one == other for one, other in pairs] == shared
+
+
 @pytest.mark.parametrize(("base", "path"), CASES)
 def test_a_field_changes_the_identity_exactly_when_it_is_part_of_it(base: Trial, path: str) -> None:
     base = fitting(base, path)
@@ -249,6 +274,7 @@ def test_a_field_changes_the_identity_exactly_when_it_is_part_of_it(base: Trial,
     assert changed != base
     assert (trial_digest(changed, INPUTS) != trial_digest(base, INPUTS)) == is_hashed(base, path)
     is_of_stage = is_hashed(base, path) and path not in NOT_OF_THE_STAGE and not path.startswith("finetune.")
+    is_of_stage = is_of_stage and not is_idle(base, path)
     if base.pretrain.method != "none" != changed.pretrain.method:
         assert (stage(changed, INPUTS) != stage(base, INPUTS)) == is_of_stage
 

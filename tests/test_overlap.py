@@ -15,6 +15,7 @@ COMMON = {
     "--data.pretrain-fraction": "0.2",
     "--finetune.epochs": "1",
     "--seeds": "0",
+    "--probe-seconds": "0",
     "--pretrain.batch-size": ("8", "16"),
 }
 
@@ -34,6 +35,21 @@ def epochs(results: Path, kind: str) -> Counter[tuple[str, str, int]]:
         for path in results.glob(f"{kind}/*/epochs/*.jsonl")
         for row in map(json.loads, path.read_text().splitlines())
     )
+
+
+@pytest.mark.parametrize(("recipe", "first", "both"), [("as_described", 10, 20), ("corrected", 10, 23)])
+def test_the_grid_after_a_longer_batch_ablation(
+    recipe: str, first: int, both: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ablation runs through what the grid's shortest trials go on from: 5 epochs, or a trunk of 4."""
+    few = {"recipe": (recipe,), "data__pretrain_fraction": ("0.05",), "pretrain__batch_size": ("16",)}
+    few |= {"finetune__warmup_epochs": ("0",), "data__label_fraction": ("0.1",)}
+    assert run(batch_ablation, tmp_path, **few) == 0
+    assert epochs(tmp_path, "stages").total() == first
+    assert " ends of pretrainings (1 of them for other studies)" in capsys.readouterr().out
+    assert run(paper_grid, tmp_path, **few) == 0
+    assert f", 35 epochs asked for, {both - first} to run" in capsys.readouterr().out
+    assert epochs(tmp_path, "stages").total() == both and set(epochs(tmp_path, "stages").values()) == {1}
 
 
 def test_the_grid_after_the_batch_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

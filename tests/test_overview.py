@@ -52,7 +52,7 @@ def test_the_papers_grid(plan: Plan) -> None:
     ]
     assert disk.startswith(
         "disk: at most 12.1 GB for 9 ends of pretrainings, 13.5 GB for finetuned networks, "
-        "2.7 GB of checkpoints per running trial; "
+        "4.05 GB of checkpoints per running trial; "
     )
 
 
@@ -71,6 +71,12 @@ def test_the_trunk_of_a_schedule_that_decays(plan: Plan) -> None:
         "  batch_size=8 seed=0: a trunk of 160 epochs, from which decays of 10, 20 and 40 lead to 50, 100 and 200; "
         "9 trials"
     )
+
+
+def test_patience_makes_samples_and_hours_the_most_that_can_be(plan: Plan) -> None:
+    lines = plan(f"{PAPER} --recipe corrected")
+    assert lines[8].startswith("samples: at most ")
+    assert lines[9].endswith("; less where --finetune.patience ends a finetuning before")
 
 
 def test_why_lengths_share_nothing(plan: Plan) -> None:
@@ -114,3 +120,6 @@ def test_a_finished_study_has_no_hours(tmp_path: Path, capsys: pytest.CaptureFix
     assert longer[5] == "  note: no two trials have a pretraining in common: they differ in seed"
     assert longer[7] == "hours: less than 0.01 machine-hours, by earlier trials of the same kind"
     assert longer[8] == "cost: about 0.00, at 2 per machine-hour"
+
+    small.run("--dry-run", "--pretrain.learning-rate", "0.001", "--seeds", "7", results=tmp_path)
+    assert ", by earlier trials of the same kind\n" in capsys.readouterr().out, "though none of these has run"

@@ -11,10 +11,20 @@ from typing import Any
 import pytest
 
 from cass_tune.config import Dino, Trial, with_field
-from cass_tune.identity import Inputs
+from cass_tune.identity import Inputs, trial_digest
 from cass_tune.plan import Wanted, grid, replicate, resolve, with_controls
 from cass_tune.results import Results
-from cass_tune.sharing import in_order, nothing_stored, own_epochs, register, unshared_reason, wanted_ends
+from cass_tune.sharing import (
+    computed,
+    in_order,
+    nothing_stored,
+    own_epochs,
+    register,
+    unshared_reason,
+    wanted_ends,
+)
+from cass_tune.study import Study
+from studies import batch_ablation, label_fraction_ablation, paper_grid
 
 INPUTS = Inputs(data="0" * 64, cnn="random", vit="random")
 AXES = {
@@ -24,7 +34,7 @@ AXES = {
 }
 
 
-def paper_grid(seeds: Sequence[int] = (0,), **fields: Any) -> list[Wanted]:
+def grid_of(seeds: Sequence[int] = (0,), **fields: Any) -> list[Wanted]:
     base = Trial()
     for name, value in fields.items():
         base = with_field(base, f"pretrain.{name}", value)
@@ -41,7 +51,7 @@ def settings(items: Sequence[Wanted]) -> list[tuple[int, int, int]]:
 )
 def test_epochs_of_the_papers_grid(schedule: str, epochs: int) -> None:
     """3,150 epochs are asked for; one trunk of 160 epochs and decays of 10, 20 and 40 make 230 per batch size."""
-    items = in_order(paper_grid(schedule=schedule))
+    items = in_order(grid_of(schedule=schedule))
     assert sum(item.trial.pretrain.epochs for item in items if not item.is_control) == 3150
     own = own_epochs(items, nothing_stored)
     assert sum(own.values()) == epochs
@@ -50,7 +60,7 @@ def test_epochs_of_the_papers_grid(schedule: str, epochs: int) -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])
 def test_the_order_does_not_change_the_sum_where_all_ends_are_published(schedule: str) -> None:
-    items = paper_grid(schedule=schedule)
+    items = grid_of(schedule=schedule)
     expected = sum(own_epochs(in_order(items), nothing_stored).values())
     shortest_first = sorted(items, key=lambda item: item.trial.pretrain.epochs)
     assert sum(own_epochs(shortest_first, nothing_stored).values()) == expected
@@ -59,7 +69,7 @@ def test_the_order_does_not_change_the_sum_where_all_ends_are_published(schedule
 
 
 def test_what_is_stored_is_not_computed_again() -> None:
-    items = in_order(paper_grid())
+    items = in_order(grid_of())
     stages = wanted_ends(items)
     stored = {stage: [100] for stage in stages}
     own = own_epochs(items, lambda stage: stored[stage])
@@ -69,14 +79,43 @@ def test_what_is_stored_is_not_computed_again() -> None:
 
 
 def test_a_fork_of_a_trunk_that_is_stored_leaves_the_decay() -> None:
-    items = in_order(paper_grid(schedule="wsd"))
+    items = in_order(grid_of(schedule="wsd"))
     trunks = {item.segments[0].stage for item in items if item.segments}
     own = own_epochs(items, lambda stage: [40, 80, 160] if stage in trunks else [])
     assert sum(own.values()) == 3 * (10 + 20 + 40)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "then", "alone", "ends"),
+    [("cosine", 300, 600, 6), ("wsd", 390, 690, 9), ("cosine_to_end", 750, 1050, 3)],
+)
+def test_a_study_stores_on_its_way_what_others_go_on_from(schedule: str, then: int, alone: int, ends: int) -> None:
+    """The batch ablation runs through 50 epochs, or the trunk of 40, where trials of the grid leave."""
+
+    def trials(study: Study) -> list[Wanted]:
+        cells = with_controls(grid(with_field(Trial(), "pretrain.schedule", schedule), study.axes))
+        return in_order(resolve(cells, dict.fromkeys(cells, INPUTS), study.passes))
+
+    own, stored = computed(trials(batch_ablation.STUDY), nothing_stored)
+    assert (sum(own.values()), sum(map(len, stored.values()))) == (300, ends)
+    its = trials(paper_grid.STUDY)
+    assert sum(own_epochs(its, lambda stage: stored.get(stage, ())).values()) == then
+    assert sum(own_epochs(its, nothing_stored).values()) == alone
+    assert sum(own_epochs(trials(label_fraction_ablation.STUDY), lambda stage: stored.get(stage, ())).values()) == 0
+
+
+def test_the_shorter_trial_of_the_other_study_wants_what_is_passed(tmp_path: Path) -> None:
+    """So that of a trunk it is kept until that trial is finished (`--keep-stages wanted`)."""
+    trial = with_field(with_field(Trial(), "pretrain.schedule", "wsd"), "pretrain.warmup_epochs", 10)
+    shorter = with_field(trial, "pretrain.epochs", 50)
+    (item,) = resolve([trial], {trial: INPUTS}, (5, 50, 100, 200))
+    register([item], Results(tmp_path))
+    trunk = Results(tmp_path).stage(item.segments[0].stage)
+    assert trunk.wanted_ends() == {40: {trial_digest(shorter, INPUTS)}, 80: {item.digest}} and trunk.is_trunk()
+
+
 def test_longest_chains_first_within_a_seed_controls_last() -> None:
-    items = in_order(paper_grid(seeds=(0, 1)))
+    items = in_order(grid_of(seeds=(0, 1)))
     assert len(items) == 60
     assert [item.trial.seed for item in items] == [0] * 30 + [1] * 30
     assert settings(items[:3]) == [(0, 8, 200), (0, 16, 200), (0, 32, 200)]
@@ -92,7 +131,7 @@ def test_of_different_chains_the_longest_first() -> None:
 
 
 def test_every_stage_knows_who_wants_which_end(tmp_path: Path) -> None:
-    results, items = Results(tmp_path), paper_grid(schedule="wsd")
+    results, items = Results(tmp_path), grid_of(schedule="wsd")
     register(items, results)
     register(items[:3], results)
     trunk, decay = (results.stage(segment.stage) for segment in items[0].segments)
@@ -103,23 +142,23 @@ def test_every_stage_knows_who_wants_which_end(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_shared_is_explained() -> None:
-    assert unshared_reason(paper_grid()) is None and unshared_reason(paper_grid(schedule="wsd")) is None
-    assert "cosine_to_end depends on the number of epochs" in str(unshared_reason(paper_grid(schedule="cosine_to_end")))
-    decayed = paper_grid(optimiser="adamw", weight_decay=0.04, weight_decay_end=0.4)
+    assert unshared_reason(grid_of()) is None and unshared_reason(grid_of(schedule="wsd")) is None
+    assert "cosine_to_end depends on the number of epochs" in str(unshared_reason(grid_of(schedule="cosine_to_end")))
+    decayed = grid_of(optimiser="adamw", weight_decay=0.04, weight_decay_end=0.4)
     assert "--pretrain.weight-decay-end leads to depends on the number of epochs" in str(unshared_reason(decayed))
-    one_length = [item for item in paper_grid(schedule="cosine_to_end") if item.trial.pretrain.epochs == 50]
+    one_length = [item for item in grid_of(schedule="cosine_to_end") if item.trial.pretrain.epochs == 50]
     assert unshared_reason(one_length) is None
 
 
 def test_dino_shares_unless_its_momentum_knows_the_end() -> None:
     """Two stages (batch sizes) with one end per length, or a pretraining of its own for each length."""
     apart, shared = (
-        [replace(item.trial, pretrain=replace(item.trial.pretrain, method="dino"), dino=dino) for item in paper_grid()]
+        [replace(item.trial, pretrain=replace(item.trial.pretrain, method="dino"), dino=dino) for item in grid_of()]
         for dino in (Dino(), Dino(momentum=0.9, momentum_end=0.9))
     )
     found = [resolve(trials, dict.fromkeys(trials, INPUTS)) for trials in (apart, shared)]
     stages = [len({item.segments[-1].stage for item in items}) for items in found]
-    lengths = {item.trial.pretrain.epochs for item in paper_grid()}
+    lengths = {item.trial.pretrain.epochs for item in grid_of()}
     assert stages[0] == stages[1] * len(lengths) > stages[1]
     assert "--dino.momentum-end leads to depends on the number of epochs" in str(unshared_reason(found[0]))
     assert unshared_reason(found[1]) is None

@@ -108,6 +108,22 @@ def test_the_time_left_counts_a_shared_pretraining_once(tmp_path: Path) -> None:
     assert first.endswith(f"about {round(seconds) // 60} min {round(seconds) % 60:02d} s left")
 
 
+def test_patience_makes_the_time_left_an_upper_bound(tmp_path: Path) -> None:
+    """An arm that it ended has nothing left; the next one may take all its epochs."""
+    trial = with_field(with_field(TRIALS["none"], "finetune.epochs", 50), "finetune.patience", 5)
+    folder = Results(tmp_path).study("labels", "phantom-demo")
+    wanted = {"digest": digest("0"), "name": "none", "segments": [], "config": to_json(trial)}
+    folder.write_plan({"study": "labels", "demo": False, "data": {"counts": COUNTS}, "trials": [wanted]})
+    rows_of = folder.results.trial(digest("0"))
+    for phase, epochs in (("finetune_cnn", 8), ("finetune_vit", 10)):
+        with rows_of.row_file(phase) as lines:
+            for row in rows(phase, epochs):
+                lines.append(json.dumps(row))
+    with Lease.acquire(rows_of.path, "a1"):
+        assert status_lines(folder)[0].endswith("; at most about 1 min 20 s left"), "40 epochs of the ViT, 2 s each"
+        assert line_of(folder, "none").endswith("finetune_vit 10/50, 123 images/s, at most about 1 min 20 s left")
+
+
 def _here(folder: Any) -> str:
     return Holder.this_process("a1").describe()
 

@@ -202,6 +202,21 @@ def test_rows_that_are_gone_make_what_was_spent_unknown(tmp_path: Path) -> None:
     assert "Epochs of finished trials that have no row in the results root: 1. What" in tables.render(root.study)
 
 
+@pytest.mark.parametrize(("patience", "epochs", "lost"), [(1, 8, 0), (3, 8, 4), (3, 4, 2), (0, 8, 10)])
+def test_a_finetuning_that_patience_ended_has_no_more_rows(
+    tmp_path: Path, patience: int, epochs: int, lost: int
+) -> None:
+    """The best epoch of both arms is the second, and there are three rows of each."""
+    trial = replace(CONTROL, finetune_epochs=epochs, finetune_patience=patience)
+    root = root_of(tmp_path, trial)
+    for arm in ("cnn", "vit"):
+        root.compute(trial, f"finetune_{arm}", [1, 2, 3], attempt=arm)
+    root.finish(trial, 0.7, seconds={"pretrain": 0.0, "cnn": 6, "vit": 6}, devices=[CPU])
+    (row,) = account(root)
+    assert (row["alone_seconds"], row["epochs_without_row"]) == (12, lost)
+    assert row["spent_seconds"] == (None if lost else 12)
+
+
 def test_a_finished_trial_without_a_recorded_pretraining_is_unknown(tmp_path: Path) -> None:
     root = root_of(tmp_path, TWO)
     root.finish(TWO, 0.7)
