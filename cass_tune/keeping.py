@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Literal
 
+from cass_tune.errors import UsageError
 from cass_tune.results import Results, StageFolder
 from cass_tune.storage import patience, remove
 
@@ -40,7 +41,7 @@ class Keeping:
         """Delete what is not needed of these stages and return how many bytes that freed; does not raise."""
         freed = 0
         for digest in stages:
-            with suppress(OSError), patience(0):
+            with suppress(OSError, UsageError), patience(0):
                 freed += self._tidy(self._results.stage(digest))
         return freed
 
@@ -48,7 +49,7 @@ class Keeping:
         """Delete what is not needed of these stages; return what is kept and what was freed, in words, if anything."""
         stages = list(stages)
         freed = self.tidy(stages)
-        with suppress(OSError), patience(0):
+        with suppress(OSError, UsageError), patience(0):
             ends, kept = self.size(stages)
             more = f"; {gigabytes(freed)} deleted, which --keep-stages {self._keep} does not keep" if freed else ""
             return [f"pretrainings kept: {ends}, {gigabytes(kept)}{more}"] if ends or freed else []

@@ -104,18 +104,18 @@ def pretrained(attempt: Attempt, parts: Parts, pixels: Pixels) -> Generator[Reco
     chain = segments(attempt.trial, attempt.inputs)
     _want(attempt, chain)
     stage, epochs = attempt.results.stage(chain[-1].stage), chain[-1].end
-    weights = stages.load_arms(stage, epochs)
-    if weights is None:
+    end = stages.load_arms(stage, epochs)
+    if end is None:
         with _held(attempt, stage) as lease:
-            weights = stages.load_arms(stage, epochs, holds=True)  # by the process that held it until now
-            if weights is None:
+            end = stages.load_arms(stage, epochs)  # by the process that held it until now
+            if end is None:
                 steps = _PretrainSteps(attempt, parts, pixels)
                 yield from steps.run(chain, stage, lease)
                 attempt.end()
                 return steps.result(chain)
     rows = stages.rows_of(attempt.results, chain)
     yield from rows
-    found = _stored(attempt, chain, rows, weights)
+    found = _stored(attempt, chain, rows, end)
     if found.has_collapsed and attempt.options.on_collapse == "stop":
         raise Collapsed("the stored pretraining that this trial would start from has collapsed")
     return found
@@ -136,15 +136,15 @@ def _held(attempt: Attempt, stage: StageFolder) -> AbstractContextManager[Lease]
     return patiently(lambda: Lease.take_over(stage.path, attempt.name, on_lost=on_lost, between=between), between)
 
 
-def _stored(attempt: Attempt, chain: Sequence[Segment], rows: Sequence[Record], weights: Weights) -> Pretrained:
-    record = attempt.results.stage(chain[-1].stage).end_record(chain[-1].end)
+def _stored(attempt: Attempt, chain: Sequence[Segment], rows: Sequence[Record], end: stages.End) -> Pretrained:
+    record = end.record
     attempt.alerts.kernels.update(record["environment"].get("nondeterministic", ()))
     return Pretrained(
         segments=chain,
         rows=rows,
         devices=record["environment"]["devices"],
         reused=record["trial"] != attempt.folder.digest,
-        weights=weights,
+        weights=end.parts,
     )
 
 

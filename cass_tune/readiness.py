@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cass_tune.identity import Segment
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
 from cass_tune.storage import patience
@@ -19,7 +18,6 @@ class Readiness:
 
     def __init__(self, results: Results) -> None:
         self._results = results
-        self._stored: set[Segment] = set()
 
     def __call__(self, wanted: Wanted, live: Iterable[Wanted] = ()) -> bool:
         """Return whether a trial can start now; while records cannot be read, none can.
@@ -47,12 +45,7 @@ class Readiness:
         """Return the stages in which a trial would have to compute something: those after the last stored end."""
         missing: list[str] = []
         for segment in reversed(wanted.segments):
-            if self._is_stored(segment):
+            if self._results.stage(segment.stage).has_end(segment.end):
                 break
             missing.append(segment.stage)
         return missing
-
-    def _is_stored(self, segment: Segment) -> bool:
-        if segment not in self._stored and self._results.stage(segment.stage).has_end(segment.end):
-            self._stored.add(segment)
-        return segment in self._stored

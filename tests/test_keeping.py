@@ -80,6 +80,17 @@ def test_checkpoints_that_were_left_go_when_every_wanted_end_is_stored(results: 
     assert not stage.checkpoints.exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "wanted/x.json", "epoch-0002/run.json"])
+def test_damaged_records_stop_nothing(results: Results, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    stage = stored(results, 2)
+    stage.want({2: [ONE]})
+    path = local(stage.path) / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
+    assert Keeping(results, "wanted").tidied([STAGE]) == ["pretrainings kept: 1, 0.001 MB"]
+    assert len(caplog.messages) == (name == "wanted/x.json")
+
+
 def test_what_is_kept_and_freed_is_told(results: Results) -> None:
     stage = stored(results, 2, 3)
     stage.want({2: [ONE]})
