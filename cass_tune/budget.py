@@ -106,6 +106,10 @@ def _progress(folder: Folder) -> dict[str, int]:
     return found
 
 
+HELD_BACK_S = 30.0
+"""How long a trial is not started again that found a folder held which seemed to be free."""
+
+
 class Gate:
     """Says which trial may start: nobody computes it or what it needs, and it fits into the budget, if there is one.
 
@@ -117,11 +121,16 @@ class Gate:
     def __init__(self, results: Results, budget: Budget | None) -> None:
         self._is_ready = Readiness(results)
         self._budget = budget
+        self._held_back: dict[str, float] = {}
 
     @property
     def has_budget(self) -> bool:
         """Whether there are only so many hours."""
         return self._budget is not None
+
+    def hold_back(self, item: Wanted) -> None:
+        """Take note that a trial left because another process holds what it needs, whatever is stored: others first."""
+        self._held_back[str(item.digest)] = time.monotonic() + HELD_BACK_S
 
     def __call__(self, item: Wanted, live: Iterable[Wanted] = ()) -> bool:
         """Return whether a trial may start now; while records cannot be read, none may.
@@ -130,6 +139,8 @@ class Gate:
             item: the trial.
             live: trials that this driver runs now.
         """
+        if time.monotonic() < self._held_back.get(str(item.digest), 0.0):
+            return False
         if self._budget is None:
             return self._is_ready(item, live)
         try:

@@ -246,7 +246,7 @@ class Execution:
         return "cuda" if has_gpu and self.settings.gpus_per_trial != 0 else "cpu"
 
     def _run_here(self, run: _Run) -> None:
-        """Run trials one after the other, of those that no other process computes always the first in order."""
+        """Run trials one after the other, of those that no other process computes always the first in line."""
         import torch
 
         from cass_tune.probe import probe
@@ -263,15 +263,17 @@ class Execution:
                     break
                 if item is None:
                     run.events.waiting()
-                if item is None or not self._try_here(item, options, run.events, tries):
                     time.sleep(ASK_EVERY_S)
+                elif self._try_here(item, options, run.events, tries):
+                    line = [other for other in line if not run.events.has_settled(str(other.digest))]
                 else:
-                    line = run.rest()
+                    run.gate.hold_back(item)
+                    line.sort(key=lambda other, last=item: other is last)
         if came and came[0] != signal.SIGINT:
             raise Terminated
 
     def _try_here(self, item: Wanted, options: RunOptions, events: TrialEvents, tries: Counter[str]) -> bool:
-        """Run one trial; return whether to go on at once."""
+        """Run one trial; return False when another process holds what it needs."""
         from cass_tune.trial import is_final, may_pass, run_trial
 
         digest, folder = str(item.digest), self.results.trial(str(item.digest))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cass_tune import execution
+from cass_tune import budget, execution
 from cass_tune.budget import Budget, Gate
 from cass_tune.config import ARMS, to_json
 from cass_tune.estimate import Estimator
@@ -19,6 +19,7 @@ from cass_tune.notices import Stop
 from cass_tune.options import Settings
 from cass_tune.pace import images_passed, kind
 from cass_tune.plan import Wanted
+from cass_tune.readiness import Readiness
 from cass_tune.results import Folder, Results
 from cass_tune.storage import write_json
 from tests import small
@@ -168,6 +169,16 @@ class TestBudget:
             hours.clock.now = 3.0 * HOUR
             assert gate.is_closed([long, short])
 
+    def test_a_trial_that_was_held_waits_a_while(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        hours, now = Hours(tmp_path, 3.0), Clock()
+        monkeypatch.setattr(budget.time, "monotonic", now)
+        gate = Gate(hours.results, hours.budget)
+        one, other = hours.of(50), hours.of(100)
+        gate.hold_back(one)
+        assert not gate(one) and gate(other) and not gate.is_closed([one])
+        now.now = 31.0
+        assert gate(one)
+
     def test_without_a_budget_the_gate_never_closes(self, tmp_path: Path) -> None:
         hours = Hours(tmp_path, 3.0)
         gate = Gate(hours.results, None)
@@ -226,6 +237,29 @@ def test_a_failure_is_told_beside_it(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "not started" not in capsys.readouterr().out
 
 
+def test_others_go_on_while_a_trial_finds_itself_held(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the records say: the trial goes to the end of the line, and is not started again and again."""
+    assert small.run(*ONE, "--local", "--budget-hours", "1e-9", results=tmp_path) == 1
+    one, control = (Results(tmp_path).trial(small.wanted(tmp_path)[name]) for name in ("seed=0", "none seed=0"))
+    lease = Lease.acquire(one.path, "another")
+    hold_back, others_were_done = Gate.hold_back, list[bool]()
+
+    def note(self: Gate, item: Wanted) -> None:
+        hold_back(self, item)
+        others_were_done.append(control.is_finished())
+        if control.is_finished():
+            lease.release()
+
+    monkeypatch.setattr(Gate, "hold_back", note)
+    monkeypatch.setattr(Readiness, "__call__", lambda *_: True)
+    monkeypatch.setattr(budget, "HELD_BACK_S", 1.0)
+    assert small.run(*ONE, "--local", results=tmp_path) == 0
+    assert others_were_done == [False, True]
+    assert capsys.readouterr().out.count("is held by") == 2
+
+
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     from cass_tune.runner import ray_session
@@ -274,7 +308,7 @@ class TestByRay:
 
         ended: list[object] = []
         monkeypatch.setattr(tuner, "_end", ended.append)
-        parts: Any = (None, None, None, None, Stop(), tmp_path / "stop", lambda: "nothing that waits will fit")
+        parts: Any = (None, None, None, None, Stop(), tmp_path / "stop", lambda: "nothing that waits will fit", None)
         watcher = tuner._Watcher(*parts)
         trials: Any = [SimpleNamespace(status=status) for status in (Trial.PENDING, Trial.PAUSED)]
         watcher.on_step_end(0, trials)

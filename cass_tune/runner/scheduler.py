@@ -13,6 +13,8 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from cass_tune.runner.trainable import HELD
+
 ASK_EVERY_S = 2.0
 """Least time between two questions to the results root about the trials that wait."""
 IDLE_S = 0.1
@@ -46,6 +48,7 @@ class StudyScheduler(TrialScheduler):
         self._inner = inner or FIFOScheduler()
         self._waiting: list[Trial] = []
         self._known: set[str] = set()
+        self._held: set[str] = set()
         self._asked = 0.0
 
     def __reduce__(self) -> Any:  # Ray pickles the Tuner with its scheduler; nobody of ours ever restores it
@@ -55,7 +58,7 @@ class StudyScheduler(TrialScheduler):
         return self._inner.set_search_properties(metric, mode, **spec)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Hold a new trial, or one that is to be tried again."""
+        """Hold a new trial, or one that is to be tried again: the first in order, unless others hold what it needs."""
         if trial.is_finished():
             return
         if trial.trial_id not in self._known:
@@ -65,7 +68,9 @@ class StudyScheduler(TrialScheduler):
             self._waiting.append(trial)
         else:
             tune_controller._set_trial_status(trial, Trial.PAUSED)
-            self._waiting.insert(0, trial)
+            place = len(self._waiting) if trial.trial_id in self._held else 0
+            self._held.discard(trial.trial_id)
+            self._waiting.insert(place, trial)
         self._asked = 0.0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
@@ -94,6 +99,8 @@ class StudyScheduler(TrialScheduler):
         self._inner.on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if result.get("phase") == HELD:
+            self._held.add(trial.trial_id)
         return self._inner.on_trial_result(tune_controller, trial, result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from cass_tune.results import Results
 from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
-from cass_tune.runner.trainable import LEFT, UNSAVED, trainable
+from cass_tune.runner.trainable import HELD, LEFT, UNSAVED, trainable
 from cass_tune.storage import AnyPath, ObjectPath, StorageError, patience, write_text
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def run_trials(
 
     room = _Room(resources, in_advance=not gate.has_budget)
     retries = Retries(results, options.max_failures)
-    watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over))
+    watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over), gate.hold_back)
     chosen = {**asdict(options), "stop_file": str(stop_file)}
     tuner = tune.Tuner(
         tune.with_resources(trainable, dict(resources)),
@@ -194,6 +194,7 @@ class _Watcher(Callback):
         stop: Stop,
         stop_file: AnyPath,
         over: Source,
+        hold_back: Callable[[Wanted], None],
     ) -> None:
         self._trials = trials
         self._results = results
@@ -202,6 +203,7 @@ class _Watcher(Callback):
         self._stop = stop
         self._stop_file = stop_file
         self._over = over
+        self._hold_back = hold_back
         self._deadline: float | None = None
         self._looked = 0.0
         self.has_ended = False
@@ -221,6 +223,8 @@ class _Watcher(Callback):
         if "phase" in result:
             if result["phase"] == UNSAVED:
                 self._end_unsaved(self._trials[trial])
+            if result["phase"] == HELD:
+                self._hold_back(self._trials[trial])
             self._retries.reported(trial, self._trials[trial], result["phase"])
             with _unless_away():
                 self._events.row(str(self._trials[trial].digest), result)
@@ -233,7 +237,7 @@ class _Watcher(Callback):
         wanted = self._trials[trial]
         with _unless_away():
             why = self._retries.recovered(trial, wanted)
-            self._events.left(str(wanted.digest), self._reason(wanted) if why == LEFT else why)
+            self._events.left(str(wanted.digest), self._reason(wanted) if why in (HELD, LEFT) else why)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         wanted = self._trials[trial]
