@@ -178,7 +178,7 @@ class _PretrainSteps:
             yield from self._begin(found)
         else:
             yield from self._run_before(chain[:-1])
-        if self._training.epoch < chain[-1].end:
+        if self._training.epoch < chain[-1].end or not stage.has_end(chain[-1].end):
             yield from self._train(_Target(segment=chain[-1], stage=stage, lease=lease, checkpoints=checkpoints))
 
     def _run_before(self, chain: Sequence[Segment]) -> Iterator[Record]:
@@ -210,7 +210,7 @@ class _PretrainSteps:
         yield from [{**row, "reused": True} for row in self._training.rows]
 
     def _train(self, target: _Target) -> Iterator[Record]:
-        """Train to the end of a segment; store every end on the way that a trial wants."""
+        """Train to the end of a segment, unless it is reached; store it, and all ends on the way that are wanted."""
         training, stage, lease = self._training, target.stage, target.lease
         environment = self._attempt.environment_record(self._devices)
         self._store(lease, lambda: stage.write_environment(environment))
@@ -220,7 +220,8 @@ class _PretrainSteps:
         ):
             for row in stage.lost_rows(training.rows[target.segment.start :]):
                 lines.append(json.dumps(row, allow_nan=False))
-            self._publish_wanted(target)
+            if training.epoch < target.segment.end:
+                self._publish_wanted(target)
             for row in training.run(target.segment.end):
                 lines.append(json.dumps(row, allow_nan=False))
                 if training.epoch < target.segment.end:

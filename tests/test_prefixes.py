@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cass_tune import pretrain_steps, stages, storage
+from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import Trial
 from cass_tune.errors import Held, Interrupted
 from cass_tune.identity import Inputs, trial_digest
@@ -181,6 +182,23 @@ def test_a_damaged_record_of_what_is_wanted_counts_as_none(tmp_path: Path) -> No
     assert len(stage.wanted_ends()[2]) == 2, "it is written again"
 
 
+def test_the_end_is_stored_although_the_checkpoint_found_is_exactly_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full when the pretraining ended, and the trial had to leave."""
+    stop = Stop()
+    with no_space(monkeypatch, lambda path: "/epoch-" in path, patience_s=30), pytest.raises(Interrupted):
+        for row in run_trial(SHORT, Results(tmp_path), RunOptions(), stop=stop):
+            if row["epoch"] == 2:
+                stop.request("the test wants it")
+    stage = Run(trial=SHORT, root=tmp_path, rows=[]).stage()
+    assert stage.ends() == [] and Checkpoints(stage.checkpoints).names()
+    found = run(SHORT, tmp_path)
+    assert trained(found) == 0 and [row["epoch"] for row in found.rows[:2]] == [1, 2]
+    assert stage.ends() == [2] and not stage.checkpoints.exists()
+    assert found.numbers() == run(SHORT, tmp_path / "alone").numbers()
+
+
 def test_a_longer_prefix_is_not_used(alone: list[Run], tmp_path: Path) -> None:
     """Nobody wanted the shorter ends when the long one ran."""
     run(alone[-1].trial, tmp_path)
@@ -189,7 +207,9 @@ def test_a_longer_prefix_is_not_used(alone: list[Run], tmp_path: Path) -> None:
 
 
 @contextmanager
-def no_space(monkeypatch: pytest.MonkeyPatch, is_full: Callable[[str], bool]) -> Iterator[None]:
+def no_space(
+    monkeypatch: pytest.MonkeyPatch, is_full: Callable[[str], bool], *, patience_s: float = 0.0
+) -> Iterator[None]:
     """Let writes of some files fail as on a full disk."""
 
     def step(name: str, path: storage.AnyPath) -> None:
@@ -198,7 +218,7 @@ def no_space(monkeypatch: pytest.MonkeyPatch, is_full: Callable[[str], bool]) ->
 
     with monkeypatch.context() as context:
         context.setattr(storage, "between_steps", step)
-        context.setattr(pretrain_steps, "PUBLISH_S", 0.0)
+        context.setattr(pretrain_steps, "PUBLISH_S", patience_s)
         yield
 
 
