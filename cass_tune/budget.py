@@ -27,6 +27,7 @@ class Budget:
         results: root of all records.
         items: trials of the run.
         clock: returns seconds.
+        redo: name of the command's run if it computes every trial anew, otherwise None.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Budget:
         results: Results,
         items: Iterable[Wanted],
         clock: Callable[[], float] = time.monotonic,
+        redo: str | None = None,
     ) -> None:
         self._end = started + 3600 * hours
         self._estimator = estimator
         self._results = results
         self._configs = {str(item.digest): to_json(item.trial) for item in items}
         self._clock = clock
+        self._redo = redo
         self._pace = Pace()
         self._starts: dict[str, float] = {}
         self._epochs_s: dict[str, float] = {}
@@ -66,7 +69,8 @@ class Budget:
 
     def fits(self, item: Wanted) -> bool:
         """Return whether a trial can finish in the time that is left; what cannot be judged may take any of it."""
-        return self._results.trial(str(item.digest)).is_finished() or self._seconds(item) < self._left()
+        is_finished = self._results.trial(str(item.digest)).is_finished_for(self._redo)
+        return is_finished or self._seconds(item) < self._left()
 
     def may_fit_later(self, item: Wanted) -> bool:
         """Return whether a trial could finish if its pretraining, which another process computes, were there now."""
@@ -78,7 +82,8 @@ class Budget:
     def _seconds(self, item: Wanted, *, is_pretrained: bool = False) -> float:
         """Return at least how many seconds a trial will take from now on."""
         digest = str(item.digest)
-        done = _progress(self._results.trial(digest))
+        folder = self._results.trial(digest)
+        done = {} if folder.starts_anew_for(self._redo) else _progress(folder)
         own = 0 if is_pretrained else own_epochs([item], self._reached)[digest]
         finetuning = {phase: max(0, item.trial.finetune.epochs - done.get(phase, 0)) for phase in PHASES[1:]}
         known, _ = seconds(self._configs[digest], self._estimator.counts, {"pretrain": own, **finetuning}, self._judge)
@@ -116,10 +121,11 @@ class Gate:
     Args:
         results: root of all records.
         budget: the hours that the study may take, or None.
+        redo: name of the command's run if it computes every trial anew, otherwise None.
     """
 
-    def __init__(self, results: Results, budget: Budget | None) -> None:
-        self._is_ready = Readiness(results)
+    def __init__(self, results: Results, budget: Budget | None, redo: str | None = None) -> None:
+        self._is_ready = Readiness(results, redo)
         self._budget = budget
         self._held_back: dict[str, float] = {}
 

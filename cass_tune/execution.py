@@ -168,7 +168,7 @@ class Execution:
             estimator=estimator,
             progress=progress,
             events=events,
-            gate=Gate(self.results, budget),
+            gate=Gate(self.results, budget, self._redo),
         )
         try:
             if self.settings.local:
@@ -182,7 +182,14 @@ class Execution:
 
     def _budget(self, missing: Sequence[Wanted], estimator: Estimator) -> Budget | None:
         hours = self.settings.budget_hours
-        return None if hours is None else Budget(hours, self._started, estimator, self.results, missing)
+        if hours is None:
+            return None
+        return Budget(hours, self._started, estimator, self.results, missing, redo=self._redo)
+
+    @property
+    def _redo(self) -> str | None:
+        """Name of this run if it computes every trial anew, otherwise None."""
+        return self.run_name if self.settings.redo == "all" else None
 
     def _say_room(self, missing: Sequence[Wanted], estimator: Estimator) -> None:
         """Say how much room will be taken, if that is known only now that the networks have been built."""
@@ -238,7 +245,7 @@ class Execution:
             "preemption_command",
         )
         chosen = {name: getattr(self.settings, name) for name in names}
-        return RunOptions(device=device, redo=self.settings.redo == "all", commit=commit(), run=self.run_name, **chosen)
+        return RunOptions(device=device, redo=self._redo is not None, commit=commit(), run=self.run_name, **chosen)
 
     def _device(self, has_gpu: bool) -> str:
         if self.settings.device != "auto":

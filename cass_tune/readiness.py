@@ -14,10 +14,12 @@ class Readiness:
 
     Args:
         results: root of all records.
+        redo: name of the command's run if it computes every trial anew, otherwise None.
     """
 
-    def __init__(self, results: Results) -> None:
+    def __init__(self, results: Results, redo: str | None = None) -> None:
         self._results = results
+        self._redo = redo
 
     def __call__(self, wanted: Wanted, live: Iterable[Wanted] = ()) -> bool:
         """Return whether a trial can start now; while records cannot be read, none can.
@@ -38,8 +40,8 @@ class Readiness:
         if needs:
             computed_here = {stage for other in live for stage in self._missing(other)}
             if not computed_here.isdisjoint(needs) or any(self._results.stage(stage).is_held() for stage in needs):
-                return folder.is_finished()
-        return not folder.is_held() or folder.is_finished()
+                return folder.is_finished_for(self._redo)
+        return not folder.is_held() or folder.is_finished_for(self._redo)
 
     def _missing(self, wanted: Wanted) -> list[str]:
         """Return the stages in which a trial would have to compute something: those after the last stored end."""

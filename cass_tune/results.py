@@ -164,6 +164,18 @@ class TrialFolder(Folder):
     def is_finished(self) -> bool:
         return (self.path / "result.json").exists()
 
+    def is_finished_for(self, redo: str | None) -> bool:
+        """Return whether a run of the command takes this trial as finished.
+
+        Args:
+            redo: name of the run if it computes every trial anew, so that only its own result counts; otherwise None.
+        """
+        return self.is_finished() and not self.starts_anew_for(redo)
+
+    def starts_anew_for(self, redo: str | None) -> bool:
+        """Return whether a run that computes every trial anew, see `is_finished_for`, has not begun this one yet."""
+        return redo is not None and all(attempt["run"] != redo for attempt in self.attempts())
+
     def result(self) -> Record | None:
         """Return the finished trial's result, or None while it is not finished."""
         return read_json(self.path / "result.json")

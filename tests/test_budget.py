@@ -48,9 +48,10 @@ class Hours:
         root: of the results.
         hours: of the budget.
         known: whether the pretraining's pace is known.
+        redo: name of the run, if it computes every trial anew.
     """
 
-    def __init__(self, root: Path, hours: float, *, known: bool = True) -> None:
+    def __init__(self, root: Path, hours: float, *, known: bool = True, redo: str | None = None) -> None:
         self.items = paper_grid({"pretrain.epochs": (50, 100, 200)})
         self.results = Results(root)
         self.clock = Clock()
@@ -59,7 +60,7 @@ class Hours:
         if known:
             images = images_passed(config, LISTING.counts(), "pretrain")
             estimator.measured({kind(config, "pretrain"): EPOCH_S / images}, "")
-        self.budget = Budget(hours, 0.0, estimator, self.results, self.items, self.clock)
+        self.budget = Budget(hours, 0.0, estimator, self.results, self.items, self.clock, redo)
 
     def of(self, epochs: int) -> Wanted:
         return next(w for w in self.items if w.trial.pretrain.epochs == epochs and not w.is_control)
@@ -155,6 +156,24 @@ class TestBudget:
         folder = hours.results.trial(str(hours.of(200).digest))
         write_json(folder.path / "result.json", {})
         assert hours.fitting() == [50, 100, 200]
+
+    def test_earlier_results_do_not_count_when_all_is_done_anew(self, tmp_path: Path) -> None:
+        hours = Hours(tmp_path, 3.0, redo="now")
+        for item in hours.items:
+            write_json(hours.results.trial(str(item.digest)).path / "result.json", {})
+        gate = Gate(hours.results, hours.budget, "now")
+        assert hours.fitting() == [50, 100]
+        hours.results.trial(str(hours.of(200).digest)).begin("a1", "now")
+        assert hours.fitting() == [50, 100, 200], "this run has finished it"
+        hours.clock.now = 3.0 * HOUR
+        assert not gate(hours.of(50)) and gate.is_closed([hours.of(50)])
+
+    def test_an_earlier_checkpoint_neither(self, tmp_path: Path) -> None:
+        hours = Hours(tmp_path, 1.0, redo="now")
+        hours.row(hours.control, "finetune_cnn", 100.0)
+        hours.row(hours.control, "finetune_vit", 1.0)
+        write_rows(hours.results.trial(str(hours.control.digest)), "finetune_cnn", 40, checkpoint=True)
+        assert not hours.budget.fits(hours.control)
 
     def test_the_gate_closes_when_nothing_will_ever_fit(self, tmp_path: Path) -> None:
         hours = Hours(tmp_path, 3.0)

@@ -45,6 +45,17 @@ def test_a_trial_that_another_process_computes(results: Results) -> None:
         assert is_ready(ONE), "its stored rows can be told at once"
 
 
+def test_an_earlier_result_does_not_count_when_all_is_done_anew(results: Results) -> None:
+    is_ready = Readiness(results, redo="now")
+    folder = results.trial(str(ONE.digest))
+    folder.begin("a1", "before")
+    write_json(folder.path / "result.json", {})
+    with Lease.acquire(results.stage(STAGE).path, "a1"):
+        assert not is_ready(ONE)
+        folder.begin("a2", "now")
+        assert is_ready(ONE), "this run has finished it"
+
+
 def test_a_pretraining_that_another_process_computes(results: Results) -> None:
     is_ready = Readiness(results)
     stage = results.stage(STAGE)
