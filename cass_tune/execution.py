@@ -225,7 +225,13 @@ class Execution:
         if self.settings.keep_stages != "unfinished":
             return lambda digest: None
         stages = {str(item.digest): [segment.stage for segment in item.segments] for item in missing}
-        return lambda digest: self.keeping.tidy(stages[digest])
+        to_run = {*stages}
+
+        def tidy(digest: str) -> None:
+            to_run.discard(digest)
+            self.keeping.tidy(stages[digest], to_run)
+
+        return tidy
 
     def _failure_of(self, item: Wanted) -> str | None:
         """Return the identity of a trial's recorded failure, which this run tries again."""
