@@ -121,11 +121,11 @@ class Gate:
     Args:
         results: root of all records.
         budget: the hours that the study may take, or None.
-        redo: name of the command's run if it computes every trial anew, otherwise None.
+        readiness: says the former; by default what is known of any run.
     """
 
-    def __init__(self, results: Results, budget: Budget | None, redo: str | None = None) -> None:
-        self._is_ready = Readiness(results, redo)
+    def __init__(self, results: Results, budget: Budget | None, readiness: Readiness | None = None) -> None:
+        self._is_ready = readiness or Readiness(results)
         self._budget = budget
         self._held_back: dict[str, float] = {}
 

@@ -27,6 +27,7 @@ from cass_tune.notices import INTERRUPTED, TERMINATED, Stop, command_source, sto
 from cass_tune.options import Settings
 from cass_tune.overview import room_lines, time_lines, work
 from cass_tune.plan import Wanted
+from cass_tune.readiness import Readiness
 from cass_tune.results import Record, Results, new_attempt
 from cass_tune.sharing import own_epochs
 from cass_tune.storage import StorageError
@@ -168,7 +169,7 @@ class Execution:
             estimator=estimator,
             progress=progress,
             events=events,
-            gate=Gate(self.results, budget, self._redo),
+            gate=Gate(self.results, budget, Readiness(self.results, self._redo, events.has_pretrained)),
         )
         try:
             if self.settings.local:

@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
@@ -289,8 +289,16 @@ class _PretrainSteps:
         own = " and this one, should it be interrupted," if is_last else ""
         return (
             f"The study goes on without it: {others} other trials that need the pretraining of {epoch} epochs{own} "
-            f"will have to compute it again ({others} x {epoch} epochs). Make room, or give another --results."
+            f"will have to compute it again ({others} x {epoch - self._start(target)} epochs). "
+            "Make room, or give another --results."
         )
+
+    def _start(self, target: _Target) -> int:
+        """Return the epoch from which those go on that compute again what could not be stored, as far as is known."""
+        ends: list[int] = []
+        with suppress(OSError), patience(0):
+            ends = target.stage.ends()
+        return max((end for end in ends if end < self._training.epoch), default=target.segment.start)
 
 
 @dataclass(kw_only=True)

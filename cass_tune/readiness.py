@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
@@ -15,11 +15,15 @@ class Readiness:
     Args:
         results: root of all records.
         redo: name of the command's run if it computes every trial anew, otherwise None.
+        has_pretrained: whether a trial that this driver runs is past its pretraining, by its identity.
     """
 
-    def __init__(self, results: Results, redo: str | None = None) -> None:
+    def __init__(
+        self, results: Results, redo: str | None = None, has_pretrained: Callable[[str], bool] = lambda digest: False
+    ) -> None:
         self._results = results
         self._redo = redo
+        self._has_pretrained = has_pretrained
 
     def __call__(self, wanted: Wanted, live: Iterable[Wanted] = ()) -> bool:
         """Return whether a trial can start now; while records cannot be read, none can.
@@ -38,7 +42,8 @@ class Readiness:
         folder = self._results.trial(str(wanted.digest))
         needs = self._missing(wanted)
         if needs:
-            computed_here = {stage for other in live for stage in self._missing(other)}
+            at_it = [other for other in live if not self._has_pretrained(str(other.digest))]
+            computed_here = {stage for other in at_it for stage in self._missing(other)}
             if not computed_here.isdisjoint(needs) or any(self._results.stage(stage).is_held() for stage in needs):
                 return folder.is_finished_for(self._redo)
         return not folder.is_held() or folder.is_finished_for(self._redo)

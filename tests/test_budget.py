@@ -161,7 +161,7 @@ class TestBudget:
         hours = Hours(tmp_path, 3.0, redo="now")
         for item in hours.items:
             write_json(hours.results.trial(str(item.digest)).path / "result.json", {})
-        gate = Gate(hours.results, hours.budget, "now")
+        gate = Gate(hours.results, hours.budget, Readiness(hours.results, "now"))
         assert hours.fitting() == [50, 100]
         hours.results.trial(str(hours.of(200).digest)).begin("a1", "now")
         assert hours.fitting() == [50, 100, 200], "this run has finished it"

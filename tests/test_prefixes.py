@@ -199,6 +199,14 @@ def test_the_end_is_stored_although_the_checkpoint_found_is_exactly_there(
     assert found.numbers() == run(SHORT, tmp_path / "alone").numbers()
 
 
+def test_what_a_missing_end_costs_counts_from_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tiny.trial({"pretrain.epochs": 3, "finetune.epochs": 1})
+    register(wanted([SHORT, long, replace(long, data=OTHER.data)]), Results(tmp_path))
+    with no_space(monkeypatch, lambda path: "/epoch-0003" in path):
+        log = run(long, tmp_path).folder.log.read_text()
+    assert "1 other trials that need the pretraining of 3 epochs" in log and "(1 x 1 epochs)" in log
+
+
 def test_a_longer_prefix_is_not_used(alone: list[Run], tmp_path: Path) -> None:
     """Nobody wanted the shorter ends when the long one ran."""
     run(alone[-1].trial, tmp_path)

@@ -74,6 +74,15 @@ def test_a_pretraining_that_a_trial_of_this_driver_computes(results: Results) ->
     assert is_ready(OTHER, live=[ONE]), "it is finetuning"
 
 
+def test_a_pretraining_that_could_not_be_stored_is_computed_by_the_next_at_once(results: Results) -> None:
+    """The trial that has computed it is being finetuned, and nobody holds the stage."""
+    finetuned = {str(ONE.digest)}
+    is_ready = Readiness(results, has_pretrained=finetuned.__contains__)
+    assert is_ready(OTHER, live=[ONE]) and not is_ready(OTHER, live=[LONGER])
+    with Lease.acquire(results.stage(STAGE).path, "a1"):
+        assert not is_ready(OTHER, live=[ONE])
+
+
 def test_a_decay_waits_for_the_fork_of_its_trunk(results: Results) -> None:
     trunk, short, long = (
         "6" * 64,
