@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from statistics import fmean
 from typing import Any
 
@@ -134,6 +135,10 @@ class Gate:
         """Whether there are only so many hours."""
         return self._budget is not None
 
+    def round(self) -> AbstractContextManager[None]:
+        """Return a block in which many trials are asked about at once, see `Readiness.round`."""
+        return self._is_ready.round()
+
     def hold_back(self, item: Wanted) -> None:
         """Take note that a trial left because another process holds what it needs, whatever is stored: others first."""
         self._held_back[str(item.digest)] = time.monotonic() + HELD_BACK_S
@@ -161,7 +166,7 @@ class Gate:
         if budget is None or not items:
             return False
         try:
-            with patience(0):
+            with patience(0), self.round():
                 return not any(budget.fits(w) if self._is_ready(w) else budget.may_fit_later(w) for w in items)
         except OSError:
             return False

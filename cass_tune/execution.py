@@ -272,7 +272,8 @@ class Execution:
         tries: Counter[str] = Counter()
         with run.progress.shown(), stopped_by_signals(self.stop) as came:
             while line and self.stop.reason is None:
-                item = next(filter(run.gate, line), None)
+                with run.gate.round():
+                    item = next(filter(run.gate, line), None)
                 if item is None and run.gate.is_closed(line):
                     break
                 if item is None:

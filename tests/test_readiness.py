@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ from cass_tune.readiness import Readiness
 from cass_tune.results import Results
 from cass_tune.storage import write_json
 from tests import tiny
+from tests.grids import paper_grid
 from tests.objects import ObjectStore
 
 STAGE = "5" * 64
@@ -104,6 +108,28 @@ def decayed(digest: str, trunk: str, start: int) -> Wanted:
     segments = (Segment(stage=trunk, start=0, end=start), Segment(stage=digest[::-1], start=start, end=start + 1))
     trial = tiny.trial({"pretrain.epochs": start + 1})
     return Wanted(trial=trial, name=digest[0], inputs=None, digest=digest, segments=segments)
+
+
+def test_a_round_asks_about_each_stage_once(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the paper's grid, three trials compute the pretrainings that 24 others wait for."""
+    cells = [item for item in paper_grid() if not item.is_control]
+    live, waiting = cells[:3], cells[3:]
+    assert len(waiting) == 24 and len({item.segments[0].stage for item in live}) == 3
+    asked: Counter[str] = Counter()
+
+    def counted(name: str, ask: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        return lambda path: (asked.update([name]), ask(path))[1]
+
+    for name in ("exists", "read_bytes"):
+        monkeypatch.setattr(Path, name, counted(name, getattr(Path, name)))
+    is_ready = Readiness(results)
+    with is_ready.round():
+        assert not any(is_ready(item, live) for item in waiting)
+    assert asked["exists"] + asked["read_bytes"] <= 2 * 9, "whether each end is there, and where each stage lies"
+    for item in live:
+        write_json(results.stage(item.segments[0].stage).end(100) / "run.json", {})
+    with is_ready.round():
+        assert sum(is_ready(item, live) for item in waiting) == 9, "the next round sees what is new"
 
 
 def test_while_the_store_is_away_nothing_starts(object_store: ObjectStore) -> None:

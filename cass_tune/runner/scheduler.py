@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -30,6 +31,7 @@ class StudyScheduler(TrialScheduler):
         is_stopping: whether no trial may start any more.
         ask_every_s: least time between two rounds of questions.
         inner: decides about the trials that run, for example an ``ASHAScheduler``.
+        asking: returns a block for one round of questions.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class StudyScheduler(TrialScheduler):
         is_stopping: Callable[[], bool] = lambda: False,
         ask_every_s: float | None = None,
         inner: TrialScheduler | None = None,
+        asking: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         super().__init__()
         self._is_ready = is_ready
@@ -46,6 +49,7 @@ class StudyScheduler(TrialScheduler):
         self._is_stopping = is_stopping
         self._ask_every_s = ASK_EVERY_S if ask_every_s is None else ask_every_s
         self._inner = inner or FIFOScheduler()
+        self._asking = asking
         self._waiting: list[Trial] = []
         self._known: set[str] = set()
         self._held: set[str] = set()
@@ -80,10 +84,11 @@ class StudyScheduler(TrialScheduler):
             self._rest(live)
             return None
         if self._waiting and time.monotonic() - self._asked >= self._ask_every_s and len(live) < self._room():
-            for trial in self._waiting:
-                if self._is_ready(trial, live):
-                    self._waiting.remove(trial)
-                    return trial
+            with self._asking():
+                ready = next((trial for trial in self._waiting if self._is_ready(trial, live)), None)
+            if ready is not None:
+                self._waiting.remove(ready)
+                return ready
             self._asked = time.monotonic()
         seen: Any = _Without(tune_controller, self._waiting)
         chosen = self._inner.choose_trial_to_run(seen)

@@ -105,7 +105,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trials[trial].digest)[:12],
-            scheduler=StudyScheduler(is_ready, room, lambda: stop.reason is not None, ask_every_s),
+            scheduler=StudyScheduler(is_ready, room, lambda: stop.reason is not None, ask_every_s, asking=gate.round),
         ),
         run_config=tune.RunConfig(
             name=options.run,
