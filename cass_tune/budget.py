@@ -77,6 +77,10 @@ class Budget:
         """Return whether a trial could finish if its pretraining, which another process computes, were there now."""
         return self._seconds(item, is_pretrained=True) < self._left()
 
+    def is_over(self) -> bool:
+        """Return whether no time is left."""
+        return self._left() <= 0
+
     def _left(self) -> float:
         return self._end - self._clock()
 
@@ -161,7 +165,10 @@ class Gate:
             return False
 
     def is_closed(self, waiting: Iterable[Wanted]) -> bool:
-        """Return whether trials wait of which none will ever fit, while none runs; asking takes its time."""
+        """Return whether trials wait of which none will ever fit, while none runs; asking takes its time.
+
+        While records cannot be read, that is so when the time is over.
+        """
         budget, items = self._budget, list(waiting)
         if budget is None or not items:
             return False
@@ -169,4 +176,9 @@ class Gate:
             with patience(0), self.round():
                 return not any(budget.fits(w) if self._is_ready(w) else budget.may_fit_later(w) for w in items)
         except OSError:
-            return False
+            return budget.is_over()
+
+    def waiting_for_others(self, items: Iterable[Wanted]) -> int:
+        """Return how many trials wait for another process, which computes them or what they need."""
+        with self.round():
+            return sum(not self._is_ready(item) for item in items)

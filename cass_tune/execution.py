@@ -93,6 +93,8 @@ class Execution:
         self.failed: set[str] = set()
         self.left = 0
         """Trials that were not started, because they do not fit into the budget."""
+        self.left_to_others = 0
+        """Trials that still wait for another process when nothing else fits into the budget."""
         self.parameters: dict[tuple[str, int, int], int] = {}
         """Of the networks that `check` has built, by timm name, image size and width of the output."""
         self._started = time.monotonic()
@@ -179,7 +181,9 @@ class Execution:
         finally:
             self.common_failure, self.failed = events.common_failure, events.failed_digests
         if budget and self.stop.reason is None:
-            self.left = len(run.rest())
+            rest = run.rest()
+            self.left_to_others = run.gate.waiting_for_others(rest)
+            self.left = len(rest) - self.left_to_others
 
     def _budget(self, missing: Sequence[Wanted], estimator: Estimator) -> Budget | None:
         hours = self.settings.budget_hours

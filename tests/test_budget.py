@@ -13,6 +13,7 @@ import pytest
 from cass_tune import budget, execution
 from cass_tune.budget import Budget, Gate
 from cass_tune.config import ARMS, to_json
+from cass_tune.ending import budget_line
 from cass_tune.estimate import Estimator
 from cass_tune.leases import Lease
 from cass_tune.notices import Stop
@@ -24,6 +25,7 @@ from cass_tune.results import Folder, Results
 from cass_tune.storage import write_json
 from tests import small
 from tests.grids import listing, paper_grid
+from tests.objects import ObjectStore
 
 LISTING = listing()
 HOUR = 3600.0
@@ -51,7 +53,7 @@ class Hours:
         redo: name of the run, if it computes every trial anew.
     """
 
-    def __init__(self, root: Path, hours: float, *, known: bool = True, redo: str | None = None) -> None:
+    def __init__(self, root: Path | str, hours: float, *, known: bool = True, redo: str | None = None) -> None:
         self.items = paper_grid({"pretrain.epochs": (50, 100, 200)})
         self.results = Results(root)
         self.clock = Clock()
@@ -197,6 +199,28 @@ class TestBudget:
         assert not gate(one) and gate(other) and not gate.is_closed([one])
         now.now = 31.0
         assert gate(one)
+
+    def test_it_closes_when_the_time_is_over_while_the_store_is_away(self, object_store: ObjectStore) -> None:
+        object_store.make_bucket("budget")
+        hours = Hours("s3://budget/results", 3.0)
+        gate = Gate(hours.results, hours.budget)
+        with object_store.failing("GET|HEAD", 503, "SlowDown"):
+            assert not gate.is_closed(hours.items)
+            hours.clock.now = 3.0 * HOUR
+            assert gate.is_closed(hours.items)
+
+    def test_trials_that_wait_for_others_are_counted_apart(self, tmp_path: Path) -> None:
+        hours = Hours(tmp_path, 3.0)
+        gate = Gate(hours.results, hours.budget)
+        with Lease.acquire(hours.results.stage(hours.of(50).segments[0].stage).path, "a1"):
+            assert gate.waiting_for_others(hours.items) == 3
+        assert gate.waiting_for_others(hours.items) == 0
+        rest = "for longer than --budget-hours 3. The same command goes on with what is left, with as many hours again."
+        assert budget_line(0, 3.0, 1) == f"1 trial waits for another process, {rest}"
+        assert budget_line(1, 3.0, 2) == (
+            "1 trial was not started, because it would not finish within --budget-hours 3. "
+            f"2 trials wait for another process, {rest}"
+        )
 
     def test_without_a_budget_the_gate_never_closes(self, tmp_path: Path) -> None:
         hours = Hours(tmp_path, 3.0)
