@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from statistics import fmean
 from typing import Any
 
@@ -26,6 +27,7 @@ class Budget:
         results: root of all records.
         items: trials of the run.
         clock: returns seconds.
+        redo: name of the command's run if it computes every trial anew, otherwise None.
     """
 
     def __init__(
@@ -36,12 +38,14 @@ class Budget:
         results: Results,
         items: Iterable[Wanted],
         clock: Callable[[], float] = time.monotonic,
+        redo: str | None = None,
     ) -> None:
         self._end = started + 3600 * hours
         self._estimator = estimator
         self._results = results
         self._configs = {str(item.digest): to_json(item.trial) for item in items}
         self._clock = clock
+        self._redo = redo
         self._pace = Pace()
         self._starts: dict[str, float] = {}
         self._epochs_s: dict[str, float] = {}
@@ -65,11 +69,16 @@ class Budget:
 
     def fits(self, item: Wanted) -> bool:
         """Return whether a trial can finish in the time that is left; what cannot be judged may take any of it."""
-        return self._results.trial(str(item.digest)).is_finished() or self._seconds(item) < self._left()
+        is_finished = self._results.trial(str(item.digest)).is_finished_for(self._redo)
+        return is_finished or self._seconds(item) < self._left()
 
     def may_fit_later(self, item: Wanted) -> bool:
         """Return whether a trial could finish if its pretraining, which another process computes, were there now."""
         return self._seconds(item, is_pretrained=True) < self._left()
+
+    def is_over(self) -> bool:
+        """Return whether no time is left."""
+        return self._left() <= 0
 
     def _left(self) -> float:
         return self._end - self._clock()
@@ -78,7 +87,8 @@ class Budget:
         """Return at least how many seconds a trial will take from now on."""
         digest = str(item.digest)
         own = 0 if is_pretrained else self._estimator.own_epochs([item])[digest]
-        epochs = {"pretrain": own, **self._estimator.finetuning(item)}
+        is_anew = self._results.trial(digest).starts_anew_for(self._redo)
+        epochs = {"pretrain": own, **self._estimator.finetuning(item, is_anew=is_anew)}
         known, _ = seconds(self._configs[digest], self._estimator.counts, epochs, self._judge)
         return known + (fmean(self._overheads_s) if self._overheads_s else 0.0)
 
@@ -87,17 +97,36 @@ class Budget:
         return self._estimator.judge(config, phase) if here is None else here
 
 
+HELD_BACK_S = 30.0
+"""How long a trial is not started again that found a folder held which seemed to be free."""
+
+
 class Gate:
     """Says which trial may start: nobody computes it or what it needs, and it fits into the budget, if there is one.
 
     Args:
         results: root of all records.
         budget: the hours that the study may take, or None.
+        readiness: says the former; by default what is known of any run.
     """
 
-    def __init__(self, results: Results, budget: Budget | None) -> None:
-        self._is_ready = Readiness(results)
+    def __init__(self, results: Results, budget: Budget | None, readiness: Readiness | None = None) -> None:
+        self._is_ready = readiness or Readiness(results)
         self._budget = budget
+        self._held_back: dict[str, float] = {}
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether there are only so many hours."""
+        return self._budget is not None
+
+    def round(self) -> AbstractContextManager[None]:
+        """Return a block in which many trials are asked about at once, see `Readiness.round`."""
+        return self._is_ready.round()
+
+    def hold_back(self, item: Wanted) -> None:
+        """Take note that a trial left because another process holds what it needs, whatever is stored: others first."""
+        self._held_back[str(item.digest)] = time.monotonic() + HELD_BACK_S
 
     def __call__(self, item: Wanted, live: Iterable[Wanted] = ()) -> bool:
         """Return whether a trial may start now; while records cannot be read, none may.
@@ -106,6 +135,8 @@ class Gate:
             item: the trial.
             live: trials that this driver runs now.
         """
+        if time.monotonic() < self._held_back.get(str(item.digest), 0.0):
+            return False
         if self._budget is None:
             return self._is_ready(item, live)
         try:
@@ -115,12 +146,20 @@ class Gate:
             return False
 
     def is_closed(self, waiting: Iterable[Wanted]) -> bool:
-        """Return whether trials wait of which none will ever fit, while none runs; asking takes its time."""
+        """Return whether trials wait of which none will ever fit, while none runs; asking takes its time.
+
+        While records cannot be read, that is so when the time is over.
+        """
         budget, items = self._budget, list(waiting)
         if budget is None or not items:
             return False
         try:
-            with patience(0):
+            with patience(0), self.round():
                 return not any(budget.fits(w) if self._is_ready(w) else budget.may_fit_later(w) for w in items)
         except OSError:
-            return False
+            return budget.is_over()
+
+    def waiting_for_others(self, items: Iterable[Wanted]) -> int:
+        """Return how many trials wait for another process, which computes them or what they need."""
+        with self.round():
+            return sum(not self._is_ready(item) for item in items)

@@ -11,18 +11,22 @@ DONE, FAILED, USAGE, ERROR, AWAY, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 75, 130
 commands again does so."""
 
 
-def budget_line(left: int, hours: float) -> str:
+def budget_line(left: int, hours: float, left_to_others: int = 0) -> str:
     """Return what the user reads last when trials were left for want of time.
 
     Args:
         left: trials that were not started, or not again.
         hours: of ``--budget-hours``.
+        left_to_others: trials that another process computes, or the pretraining of which it computes.
     """
-    what = "1 trial was not started, because it" if left == 1 else f"{left} trials were not started, because they"
-    return (
-        f"{what} would not finish within --budget-hours {hours:g}. "
-        "The same command goes on with what is left, with as many hours again."
-    )
+    texts: list[str] = []
+    if left:
+        what = "1 trial was not started, because it" if left == 1 else f"{left} trials were not started, because they"
+        texts.append(f"{what} would not finish within --budget-hours {hours:g}.")
+    if left_to_others:
+        what = "1 trial waits" if left_to_others == 1 else f"{left_to_others} trials wait"
+        texts.append(f"{what} for another process, for longer than --budget-hours {hours:g}.")
+    return " ".join([*texts, "The same command goes on with what is left, with as many hours again."])
 
 
 def last_line(code: int) -> str:

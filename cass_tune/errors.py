@@ -18,6 +18,10 @@ class UsageError(Exception):
         super().__init__("\n".join(problems))
 
 
+class Damaged(UsageError):
+    """A record that cannot be understood."""
+
+
 class Terminated(BaseException):
     """The run was ended by SIGTERM, in good order; like KeyboardInterrupt no error, and not caught as one."""
 

@@ -472,9 +472,14 @@ class Estimator:
             lambda digest: [epochs["pretrain"] for epochs in stage(digest).saved() if epochs],
         )
 
-    def finetuning(self, item: Wanted) -> dict[str, int]:
-        """Return the epochs of finetuning that a trial will compute, by phase."""
-        saved = self._results.trial(str(item.digest)).saved()
+    def finetuning(self, item: Wanted, *, is_anew: bool = False) -> dict[str, int]:
+        """Return the epochs of finetuning that a trial will compute, by phase.
+
+        Args:
+            item: the trial.
+            is_anew: whether it does not go on from what is saved of it.
+        """
+        saved = [] if is_anew else self._results.trial(str(item.digest)).saved()
         return _finetuning_left(item.trial.finetune.epochs, max(saved, key=lambda done: sum(done.values()), default={}))
 
     def times(self, missing: Sequence[Wanted], own: Mapping[str, int]) -> tuple[Time, ...]:

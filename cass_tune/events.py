@@ -9,6 +9,7 @@ from cass_tune.budget import Budget
 from cass_tune.console import Progress
 from cass_tune.notices import Stop
 from cass_tune.overview import failure_line, headline, position_text
+from cass_tune.pace import PHASES
 from cass_tune.results import Record, Results
 
 ALIKE = 2
@@ -41,6 +42,7 @@ class TrialEvents:
         self._budget = budget
         self._settled: list[Record | None] = []
         self._resumed: set[str] = set()
+        self._pretrained: set[str] = set()
         self.common_failure: Record | None = None
         self.failed_digests: set[str] = set()
         """Trials that failed for good in this run, whatever another process makes of them meanwhile."""
@@ -49,11 +51,14 @@ class TrialEvents:
         """Take note that a trial starts, for the first time or again."""
         self._progress.start(digest)
         self._resumed.discard(digest)
+        self._pretrained.discard(digest)
         if self._budget:
             self._budget.started(digest)
 
     def row(self, digest: str, row: Mapping[str, Any]) -> None:
         """Take note of an epoch's row."""
+        if row["phase"] in PHASES[1:]:
+            self._pretrained.add(digest)
         if row["reused"] is not True and digest not in self._resumed:
             self._resumed.add(digest)
             attempts = self._results.trial(digest).attempts()
@@ -73,6 +78,10 @@ class TrialEvents:
             if self._budget:
                 self._budget.ended(digest)
 
+    def has_pretrained(self, digest: str) -> bool:
+        """Return whether a trial has finished an epoch after its pretraining since it started last."""
+        return digest in self._pretrained
+
     def has_settled(self, digest: str) -> bool:
         """Return whether a trial is done or failed; after an interruption some are not."""
         return self._progress.has_settled([digest])
@@ -83,6 +92,7 @@ class TrialEvents:
 
     def left(self, digest: str, why: str) -> None:
         """Take note that a trial was interrupted, or waits, and will be run again."""
+        self._pretrained.discard(digest)
         self._progress.interrupt(digest, why)
 
     def failed(self, digest: str) -> None:

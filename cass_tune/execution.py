@@ -27,6 +27,7 @@ from cass_tune.notices import INTERRUPTED, TERMINATED, Stop, command_source, sto
 from cass_tune.options import Settings
 from cass_tune.overview import room_lines, time_lines, work
 from cass_tune.plan import Wanted
+from cass_tune.readiness import Readiness
 from cass_tune.results import Record, Results, new_attempt
 from cass_tune.storage import StorageError
 
@@ -93,6 +94,8 @@ class Execution:
         self.failed: set[str] = set()
         self.left = 0
         """Trials that were not started, because they do not fit into the budget."""
+        self.left_to_others = 0
+        """Trials that still wait for another process when nothing else fits into the budget."""
         self.parameters: dict[tuple[str, int, int], int] = {}
         """Of the networks that `check` has built, by timm name, image size and width of the output."""
         self.state_bytes: dict[object, int] = {}
@@ -203,7 +206,7 @@ class Execution:
             estimator=estimator,
             progress=progress,
             events=events,
-            gate=Gate(self.results, budget),
+            gate=Gate(self.results, budget, Readiness(self.results, self._redo, events.has_pretrained)),
         )
         try:
             if self.settings.local:
@@ -213,11 +216,20 @@ class Execution:
         finally:
             self.common_failure, self.failed = events.common_failure, events.failed_digests
         if budget and self.stop.reason is None:
-            self.left = len(run.rest())
+            rest = run.rest()
+            self.left_to_others = run.gate.waiting_for_others(rest)
+            self.left = len(rest) - self.left_to_others
 
     def _budget(self, missing: Sequence[Wanted], estimator: Estimator) -> Budget | None:
         hours = self.settings.budget_hours
-        return None if hours is None else Budget(hours, self._started, estimator, self.results, missing)
+        if hours is None:
+            return None
+        return Budget(hours, self._started, estimator, self.results, missing, redo=self._redo)
+
+    @property
+    def _redo(self) -> str | None:
+        """Name of this run if it computes every trial anew, otherwise None."""
+        return self.run_name if self.settings.redo == "all" else None
 
     def _say_room(self, missing: Sequence[Wanted], estimator: Estimator) -> None:
         """Say how much room will be taken, if that is known only now that the networks have been built."""
@@ -256,7 +268,13 @@ class Execution:
         if self.settings.keep_stages != "unfinished":
             return lambda digest: None
         stages = {str(item.digest): [segment.stage for segment in item.segments] for item in missing}
-        return lambda digest: self.keeping.tidy(stages[digest])
+        to_run = {*stages}
+
+        def tidy(digest: str) -> None:
+            to_run.discard(digest)
+            self.keeping.tidy(stages[digest], to_run)
+
+        return tidy
 
     def _failure_of(self, item: Wanted) -> str | None:
         """Return the identity of a trial's recorded failure, which this run tries again."""
@@ -277,7 +295,7 @@ class Execution:
             "probe_every",
         )
         chosen = {name: getattr(self.settings, name) for name in names}
-        chosen |= {"probes": self.settings.chosen_probes, "redo": self.settings.redo == "all"}
+        chosen |= {"probes": self.settings.chosen_probes, "redo": self._redo is not None}
         return RunOptions(device=device, commit=commit(), run=self.run_name, **chosen)
 
     def _device(self, has_gpu: bool) -> str:
@@ -286,7 +304,7 @@ class Execution:
         return "cuda" if has_gpu and self.settings.gpus_per_trial != 0 else "cpu"
 
     def _run_here(self, run: _Run) -> None:
-        """Run trials one after the other, of those that no other process computes always the first in order."""
+        """Run trials one after the other, of those that no other process computes always the first in line."""
         import torch
 
         from cass_tune.probe import probe
@@ -298,20 +316,23 @@ class Execution:
         tries: Counter[str] = Counter()
         with run.progress.shown(), stopped_by_signals(self.stop) as came:
             while line and self.stop.reason is None:
-                item = next(filter(run.gate, line), None)
+                with run.gate.round():
+                    item = next(filter(run.gate, line), None)
                 if item is None and run.gate.is_closed(line):
                     break
                 if item is None:
                     run.events.waiting()
-                if item is None or not self._try_here(item, options, run.events, tries):
                     time.sleep(ASK_EVERY_S)
+                elif self._try_here(item, options, run.events, tries):
+                    line = [other for other in line if not run.events.has_settled(str(other.digest))]
                 else:
-                    line = run.rest()
+                    run.gate.hold_back(item)
+                    line.sort(key=lambda other, last=item: other is last)
         if came and came[0] != signal.SIGINT:
             raise Terminated
 
     def _try_here(self, item: Wanted, options: RunOptions, events: TrialEvents, tries: Counter[str]) -> bool:
-        """Run one trial; return whether to go on at once."""
+        """Run one trial; return False when another process holds what it needs."""
         from cass_tune.trial import is_final, may_pass, run_trial
 
         digest, folder = str(item.digest), self.results.trial(str(item.digest))

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from cass_tune.config import PROBES, SECTIONS
 from cass_tune.errors import UsageError, did_you_mean
-from cass_tune.presets import PRESETS
+from cass_tune.presets import PRESETS, values_of
 from cass_tune.results import CONFIG_FILE
 
 
@@ -202,16 +202,22 @@ def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[
 
 
 def _broken_rules(values: Mapping[str, Any]) -> list[str]:
-    """Return the broken rules of the trial's fields, each field looked at alone, beside defaults."""
+    """Return the broken rules of the trial's fields: of each section with all values given, beside those of the preset.
+
+    Of an axis each value is looked at, with the first ones of the other axes.
+    """
+    preset = values.get("preset") or ("paper" if "data.name" in values else "demo")
     problems: list[str] = []
-    for path, value in values.items():
-        section, _, name = path.partition(".")
-        for item in (value if isinstance(value, tuple) else (value,)) if name else ():
+    for section, chosen in values_of(preset, values.get("recipe", Settings.recipe)).items():
+        given = {path.partition(".")[2]: value for path, value in values.items() if path.startswith(f"{section}.")}
+        lists = {name: value if isinstance(value, tuple) else (value,) for name, value in given.items()}
+        first = {**chosen, **{name: items[0] for name, items in lists.items() if items}}
+        for changed in [{}, *({name: item} for name, items in lists.items() for item in items[1:])]:
             try:
-                SECTIONS[section](**{name: item})
+                SECTIONS[section](**{**first, **changed})
             except UsageError as error:
                 problems.extend(error.problems)
-    return problems
+    return list(dict.fromkeys(problems))
 
 
 def _hint(path: str, axes: Collection[str]) -> Any:

@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TypeAlias
 
@@ -107,18 +107,18 @@ def pretrained(attempt: Attempt, parts: Parts, pixels: Pixels) -> Generator[Reco
     chain = segments(attempt.trial, attempt.inputs)
     _want(attempt, chain)
     stage, epochs = attempt.results.stage(chain[-1].stage), chain[-1].end
-    weights = stages.load_arms(stage, epochs)
-    if weights is None:
+    end = stages.load_arms(stage, epochs)
+    if end is None:
         with _held(attempt, stage) as lease:
-            weights = stages.load_arms(stage, epochs, holds=True)  # by the process that held it until now
-            if weights is None:
+            end = stages.load_arms(stage, epochs)  # by the process that held it until now
+            if end is None:
                 steps = _PretrainSteps(attempt, parts, pixels)
                 yield from steps.run(chain, stage, lease)
                 attempt.end()
                 return steps.result(chain)
     rows = stages.rows_of(attempt.results, chain)
     yield from rows
-    found = _stored(attempt, chain, rows, weights)
+    found = _stored(attempt, chain, rows, end)
     if found.has_collapsed and attempt.options.on_collapse == "stop":
         raise Collapsed("the stored pretraining that this trial would start from has collapsed")
     return found
@@ -151,15 +151,15 @@ def _held(attempt: Attempt, stage: StageFolder) -> AbstractContextManager[Lease]
     return patiently(lambda: Lease.take_over(stage.path, attempt.name, on_lost=on_lost, between=between), between)
 
 
-def _stored(attempt: Attempt, chain: Sequence[Segment], rows: Sequence[Record], weights: Weights) -> Pretrained:
-    record = attempt.results.stage(chain[-1].stage).end_record(chain[-1].end)
+def _stored(attempt: Attempt, chain: Sequence[Segment], rows: Sequence[Record], end: stages.End) -> Pretrained:
+    record = end.record
     attempt.alerts.kernels.update(record["environment"].get("nondeterministic", ()))
     return Pretrained(
         segments=chain,
         rows=rows,
         devices=record["environment"]["devices"],
         reused=record["trial"] != attempt.folder.digest,
-        weights=weights,
+        weights=end.parts,
     )
 
 
@@ -193,7 +193,7 @@ class _PretrainSteps:
             yield from self._begin(found)
         else:
             yield from self._run_before(chain[:-1])
-        if self._training.epoch < chain[-1].end:
+        if self._training.epoch < chain[-1].end or not stage.has_end(chain[-1].end):
             yield from self._train(_Target(segment=chain[-1], stage=stage, lease=lease, checkpoints=checkpoints))
 
     def _run_before(self, chain: Sequence[Segment]) -> Iterator[Record]:
@@ -248,7 +248,7 @@ class _PretrainSteps:
         return measure if every else None
 
     def _train(self, target: _Target) -> Iterator[Record]:
-        """Train to the end of a segment; store every end on the way that a trial wants."""
+        """Train to the end of a segment, unless it is reached; store it, and all ends on the way that are wanted."""
         training, stage, lease = self._training, target.stage, target.lease
         environment = self._attempt.environment_record(self._devices)
         self._store(lease, lambda: stage.write_environment(environment))
@@ -258,7 +258,8 @@ class _PretrainSteps:
         ):
             for row in stage.lost_rows(training.rows[target.segment.start :]):
                 lines.append(json.dumps(row, allow_nan=False))
-            self._publish_wanted(target)
+            if training.epoch < target.segment.end:
+                self._publish_wanted(target)
             for row in training.run(target.segment.end):
                 lines.append(json.dumps(row, allow_nan=False))
                 if training.epoch < target.segment.end:
@@ -326,8 +327,16 @@ class _PretrainSteps:
         own = " and this one, should it be interrupted," if is_last else ""
         return (
             f"The study goes on without it: {others} other trials that need the pretraining of {epoch} epochs{own} "
-            f"will have to compute it again ({others} x {epoch} epochs). Make room, or give another --results."
+            f"will have to compute it again ({others} x {epoch - self._start(target)} epochs). "
+            "Make room, or give another --results."
         )
+
+    def _start(self, target: _Target) -> int:
+        """Return the epoch from which those go on that compute again what could not be stored, as far as is known."""
+        ends: list[int] = []
+        with suppress(OSError), patience(0):
+            ends = target.stage.ends()
+        return max((end for end in ends if end < self._training.epoch), default=target.segment.start)
 
 
 @dataclass(kw_only=True)

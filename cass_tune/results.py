@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import os
 import platform
 import tomllib
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from cass_tune.config import ARMS
-from cass_tune.errors import UsageError
+from cass_tune.errors import Damaged, UsageError
 from cass_tune.identity import ID_DIGITS, PROBES_VERSION, digest
 from cass_tune.leases import HOLDER_FILE, is_held
 from cass_tune.storage import (
@@ -43,6 +44,8 @@ from cass_tune.storage import (
     whole_file,
     write_json,
 )
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "cass_tune.toml"
 """Settings of a working folder (`cass_tune.options` reads all of them)."""
@@ -74,6 +77,15 @@ def read_rows(folder: AnyPath) -> list[Record]:
                 continue
             rows[row["phase"], row["epoch"]] = row
     return list(rows.values())
+
+
+def _whole(path: AnyPath, *keys: str) -> Record | None:
+    """Return a record with these keys, or None: it is not there, or damaged."""
+    try:
+        record = read_json(path)
+    except Damaged:
+        return None
+    return record if isinstance(record, dict) and record.keys() >= {*keys} else None
 
 
 def _epoch_done(row: Record) -> Record:
@@ -117,8 +129,8 @@ class Folder:
         return self.path / "log.txt"
 
     def write_config(self, record: Record) -> None:
-        """Write what lies here, if it is not written yet."""
-        if not (self.path / "config.json").exists():
+        """Write what lies here, if it is not written yet, or damaged."""
+        if _whole(self.path / "config.json", "digest") is None:
             write_json(self.path / "config.json", {**record, "digest": self.digest})
 
     def write_environment(self, record: Record) -> None:
@@ -168,6 +180,18 @@ class TrialFolder(Folder):
 
     def is_finished(self) -> bool:
         return (self.path / "result.json").exists()
+
+    def is_finished_for(self, redo: str | None) -> bool:
+        """Return whether a run of the command takes this trial as finished.
+
+        Args:
+            redo: name of the run if it computes every trial anew, so that only its own result counts; otherwise None.
+        """
+        return self.is_finished() and not self.starts_anew_for(redo)
+
+    def starts_anew_for(self, redo: str | None) -> bool:
+        """Return whether a run that computes every trial anew, see `is_finished_for`, has not begun this one yet."""
+        return redo is not None and all(attempt["run"] != redo for attempt in self.attempts())
 
     def result(self) -> Record | None:
         """Return the finished trial's result, or None while it is not finished."""
@@ -300,8 +324,26 @@ class StageFolder(Folder):
         return sorted(epoch for epoch in epochs if self.has_end(epoch))
 
     def end_record(self, epoch: int) -> Record:
-        """Return the rows and the environment of the run that ended there, and the checksums of its files."""
-        return read_json(self.end(epoch) / "run.json") or {}
+        """Return the rows and the environment of the run that ended there, and the checksums of its files.
+
+        Of an end that is gone, or whose record is damaged, nothing.
+        """
+        return _whole(self.end(epoch) / "run.json") or {}
+
+    def disown_end(self, epoch: int, record: Record) -> bool:
+        """Let an end that is damaged count no longer, for any process; return whether it did until now.
+
+        No lease is needed: nobody replaces an end that counts, and where another process has just done so with one that
+        did not, its record is another one.
+
+        Args:
+            epoch: of the end.
+            record: what `end_record` said.
+        """
+        if not self.has_end(epoch) or self.end_record(epoch) != record:
+            return False
+        remove(self.end(epoch) / "run.json")
+        return True
 
     def write_end(self, epoch: int, record: Record) -> None:
         """Declare the end of an epoch complete; its other files are there already."""
@@ -317,7 +359,7 @@ class StageFolder(Folder):
         """
         record = {"ends": {str(epoch): sorted(ends[epoch]) for epoch in sorted(ends)}, "is_trunk": is_trunk}
         path = self.path / "wanted" / f"{digest(record)[:ID_DIGITS]}.json"  # equal ones are one file, others have none
-        if not path.exists():
+        if _whole(path) != record:
             write_json(path, record)
 
     def wanted_ends(self) -> dict[int, set[str]]:
@@ -334,7 +376,12 @@ class StageFolder(Folder):
 
     def _wants(self) -> list[Record]:
         folder = self.path / "wanted"
-        return [record for record in map(read_json, folder.glob("*.json") if folder.is_dir() else ()) if record]
+        found = {path: _whole(path, "ends", "is_trunk") for path in (folder.glob("*.json") if folder.is_dir() else ())}
+        for path in (path for path, record in found.items() if record is None and path.exists()):
+            logger.warning("%s is damaged and is deleted; trials that want these ends say so again", path)
+            with suppress(OSError):
+                remove(path)
+        return [record for record in found.values() if record]
 
     def end_bytes(self, epoch: int) -> int:
         """Return how much room the end of an epoch takes."""
@@ -371,8 +418,8 @@ class Results:
             return self._places[kind, digest]
         for digits in range(ID_DIGITS, len(digest) + 1, 4):
             path = self.root / kind / digest[:digits]
-            config = read_json(path / "config.json")
-            if config is None:
+            config = _whole(path / "config.json", "digest")
+            if config is None:  # or damaged: whoever computes it writes it again
                 return path
             if config["digest"] == digest:
                 self._places[kind, digest] = path

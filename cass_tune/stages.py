@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -26,32 +27,48 @@ from cass_tune.training.state import State, below
 logger = logging.getLogger(__name__)
 
 STATE = "state"
+RECORDED = {"rows", "values", "environment", "trial", "files"}
+"""What the record of an end says."""
 
 
-def load_arms(stage: StageFolder, epoch: int, *, holds: bool = False) -> dict[str, dict[str, Tensor]] | None:
-    """Return both arms' parameters and buffers at the end of an epoch, or None: not stored, or damaged.
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """The stored end of an epoch.
+
+    Args:
+        record: its rows and environment, and the checksums of its files.
+        parts: tensors by file and name; an arm's are its parameters and buffers.
+    """
+
+    record: Record
+    parts: dict[str, dict[str, Tensor]]
+
+
+def load_arms(stage: StageFolder, epoch: int) -> End | None:
+    """Return both arms at the end of an epoch, or None: not stored, or damaged, which is said and counts no longer.
 
     Args:
         stage: where they lie.
         epoch: finished epochs.
-        holds: whether this process holds the stage: then a damaged end is deleted, and said.
 
     Raises:
         StorageError: they cannot be read, which does not mean that they are damaged.
     """
-    return _read(stage, epoch, ARMS, holds)
+    return _read(stage, epoch, ARMS)
 
 
-def _read(stage: StageFolder, epoch: int, parts: Iterable[str], holds: bool) -> dict[str, dict[str, Tensor]] | None:
+def _read(stage: StageFolder, epoch: int, parts: Iterable[str]) -> End | None:
     if not stage.has_end(epoch):
         return None
+    record = stage.end_record(epoch)
     try:
-        files = stage.end_record(epoch)["files"]
-        return {part: read_tensors(_file(stage, epoch, part), files[part]) for part in parts}
+        if not record.keys() >= RECORDED:
+            raise ValueError("run.json is not whole")
+        files = record["files"]
+        return End(record=record, parts={part: read_tensors(_file(stage, epoch, part), files[part]) for part in parts})
     except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-        if holds:
+        if stage.disown_end(epoch, record):
             logger.warning("%s is damaged (%s); the pretraining is computed again", stage.end(epoch), error)
-            stage.remove_end(epoch)
         return None
 
 
@@ -86,7 +103,7 @@ def furthest(stage: StageFolder, checkpoints: Checkpoints, epochs: int) -> State
     reached = _progress(checkpoint.values) if checkpoint else (0, 0)
     for epoch in reversed(stage.ends()):
         if reached < (epoch, 0) <= (epochs, 0):
-            state = end_state(stage, epoch, holds=True)
+            state = end_state(stage, epoch)
             if state:
                 return state
     return checkpoint
@@ -96,16 +113,15 @@ def _progress(values: Mapping[str, Any]) -> tuple[int, int]:
     return len(values["rows"]), values["batch"]
 
 
-def end_state(stage: StageFolder, epoch: int, *, holds: bool = False) -> State | None:
+def end_state(stage: StageFolder, epoch: int) -> State | None:
     """Return the state at the end of an epoch, or None; arguments and errors as in `load_arms`."""
-    found = _read(stage, epoch, (*ARMS, STATE), holds)
+    found = _read(stage, epoch, (*ARMS, STATE))
     if found is None:
         return None
-    rest = found.pop(STATE)
-    record = stage.end_record(epoch)
+    record, arms = found.record, {arm: found.parts[arm] for arm in ARMS}
     machine = {key: record["environment"].get(key, []) for key in ("devices", "threads", "nondeterministic")}
     return State(
-        tensors={**below(arms=below(**found)), **rest},
+        tensors={**below(arms=below(**arms)), **found.parts[STATE]},
         values={**record["values"], "rows": record["rows"], **machine},
     )
 
@@ -127,8 +143,10 @@ def publish(
     """
     epoch = pretraining.epoch
     check()
-    if end_state(stage, epoch, holds=True):
+    if end_state(stage, epoch):
         return
+    check()
+    stage.remove_end(epoch)  # what a damaged end, or a process that was killed, has left takes room
     try:
         _write_end(stage, pretraining, trial, record, check)
     except StorageError:

@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from cass_tune.errors import UsageError
+from cass_tune.errors import Damaged, UsageError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, S3FileSystem
@@ -399,7 +399,7 @@ def read_json(path: AnyPath) -> Any | None:
     """Return a JSON file's content, or None when there is no such file.
 
     Raises:
-        UsageError: the file is not JSON.
+        Damaged: the file is not JSON.
         StorageError: the object store is away or refuses.
     """
     content = before = None
@@ -412,7 +412,7 @@ def read_json(path: AnyPath) -> Any | None:
         except ValueError as error:
             if content == before:
                 problem = f"{path} is damaged: {error}. Delete it; what it recorded is then done again."
-                raise UsageError(problem) from error
+                raise Damaged(problem) from error
             before = content  # cut short, if the object was replaced after pyarrow had asked for its length
 
 

@@ -320,8 +320,9 @@ class _Command:
                 f"too. Mend it and run the same command again. {failure_line(self.execution.common_failure)}"
             )
             return ending.FAILED
-        if self.execution.left:
-            self.console.say(ending.budget_line(self.execution.left, self.settings.budget_hours or 0.0))
+        left, left_to_others = self.execution.left, self.execution.left_to_others
+        if left or left_to_others:
+            self.console.say(ending.budget_line(left, self.settings.budget_hours or 0.0, left_to_others))
             return ending.FAILED
         unprobed = self.execution.stop.reason and to_probe(wanted, self.results, self.settings.chosen_probes)
         if unprobed or not {*OPEN}.isdisjoint(states):

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cass_tune import budget, execution
 from cass_tune.budget import Budget, Gate
 from cass_tune.config import ARMS, to_json
+from cass_tune.ending import budget_line
 from cass_tune.estimate import Estimator
 from cass_tune.leases import Lease
+from cass_tune.notices import Stop
 from cass_tune.options import Settings
 from cass_tune.pace import images_passed, kind
 from cass_tune.plan import Wanted
+from cass_tune.readiness import Readiness
 from cass_tune.results import Folder, Results
 from cass_tune.storage import write_json
 from tests import small
 from tests.grids import listing, paper_grid
+from tests.objects import ObjectStore
 
 LISTING = listing()
 HOUR = 3600.0
@@ -44,9 +50,10 @@ class Hours:
         root: of the results.
         hours: of the budget.
         known: whether the pretraining's pace is known.
+        redo: name of the run, if it computes every trial anew.
     """
 
-    def __init__(self, root: Path, hours: float, *, known: bool = True) -> None:
+    def __init__(self, root: Path | str, hours: float, *, known: bool = True, redo: str | None = None) -> None:
         self.items = paper_grid({"pretrain.epochs": (50, 100, 200)})
         self.results = Results(root)
         self.clock = Clock()
@@ -55,7 +62,7 @@ class Hours:
         if known:
             images = images_passed(config, LISTING.counts(), "pretrain")
             estimator.measured({kind(config, "pretrain"): EPOCH_S / images}, "")
-        self.budget = Budget(hours, 0.0, estimator, self.results, self.items, self.clock)
+        self.budget = Budget(hours, 0.0, estimator, self.results, self.items, self.clock, redo)
 
     def of(self, epochs: int) -> Wanted:
         return next(w for w in self.items if w.trial.pretrain.epochs == epochs and not w.is_control)
@@ -154,6 +161,24 @@ class TestBudget:
         write_json(folder.path / "result.json", {})
         assert hours.fitting() == [50, 100, 200]
 
+    def test_earlier_results_do_not_count_when_all_is_done_anew(self, tmp_path: Path) -> None:
+        hours = Hours(tmp_path, 3.0, redo="now")
+        for item in hours.items:
+            write_json(hours.results.trial(str(item.digest)).path / "result.json", {})
+        gate = Gate(hours.results, hours.budget, Readiness(hours.results, "now"))
+        assert hours.fitting() == [50, 100]
+        hours.results.trial(str(hours.of(200).digest)).begin("a1", "now")
+        assert hours.fitting() == [50, 100, 200], "this run has finished it"
+        hours.clock.now = 3.0 * HOUR
+        assert not gate(hours.of(50)) and gate.is_closed([hours.of(50)])
+
+    def test_an_earlier_checkpoint_neither(self, tmp_path: Path) -> None:
+        hours = Hours(tmp_path, 1.0, redo="now")
+        hours.row(hours.control, "finetune_cnn", 100.0)
+        hours.row(hours.control, "finetune_vit", 1.0)
+        write_rows(hours.results.trial(str(hours.control.digest)), "finetune_cnn", 40, checkpoint=True)
+        assert not hours.budget.fits(hours.control)
+
     def test_the_gate_closes_when_nothing_will_ever_fit(self, tmp_path: Path) -> None:
         hours = Hours(tmp_path, 3.0)
         gate = Gate(hours.results, hours.budget)
@@ -166,6 +191,38 @@ class TestBudget:
             assert not gate.is_closed([long, short]), "which may soon be there"
             hours.clock.now = 3.0 * HOUR
             assert gate.is_closed([long, short])
+
+    def test_a_trial_that_was_held_waits_a_while(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        hours, now = Hours(tmp_path, 3.0), Clock()
+        monkeypatch.setattr(budget.time, "monotonic", now)
+        gate = Gate(hours.results, hours.budget)
+        one, other = hours.of(50), hours.of(100)
+        gate.hold_back(one)
+        assert not gate(one) and gate(other) and not gate.is_closed([one])
+        now.now = 31.0
+        assert gate(one)
+
+    def test_it_closes_when_the_time_is_over_while_the_store_is_away(self, object_store: ObjectStore) -> None:
+        object_store.make_bucket("budget")
+        hours = Hours("s3://budget/results", 3.0)
+        gate = Gate(hours.results, hours.budget)
+        with object_store.failing("GET|HEAD", 503, "SlowDown"):
+            assert not gate.is_closed(hours.items)
+            hours.clock.now = 3.0 * HOUR
+            assert gate.is_closed(hours.items)
+
+    def test_trials_that_wait_for_others_are_counted_apart(self, tmp_path: Path) -> None:
+        hours = Hours(tmp_path, 3.0)
+        gate = Gate(hours.results, hours.budget)
+        with Lease.acquire(hours.results.stage(hours.of(50).segments[0].stage).path, "a1"):
+            assert gate.waiting_for_others(hours.items) == 3
+        assert gate.waiting_for_others(hours.items) == 0
+        rest = "for longer than --budget-hours 3. The same command goes on with what is left, with as many hours again."
+        assert budget_line(0, 3.0, 1) == f"1 trial waits for another process, {rest}"
+        assert budget_line(1, 3.0, 2) == (
+            "1 trial was not started, because it would not finish within --budget-hours 3. "
+            f"2 trials wait for another process, {rest}"
+        )
 
     def test_without_a_budget_the_gate_never_closes(self, tmp_path: Path) -> None:
         hours = Hours(tmp_path, 3.0)
@@ -225,6 +282,29 @@ def test_a_failure_is_told_beside_it(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "not started" not in capsys.readouterr().out
 
 
+def test_others_go_on_while_a_trial_finds_itself_held(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the records say: the trial goes to the end of the line, and is not started again and again."""
+    assert small.run(*ONE, "--local", "--budget-hours", "1e-9", results=tmp_path) == 1
+    one, control = (Results(tmp_path).trial(small.wanted(tmp_path)[name]) for name in ("seed=0", "none seed=0"))
+    lease = Lease.acquire(one.path, "another")
+    hold_back, others_were_done = Gate.hold_back, list[bool]()
+
+    def note(self: Gate, item: Wanted) -> None:
+        hold_back(self, item)
+        others_were_done.append(control.is_finished())
+        if control.is_finished():
+            lease.release()
+
+    monkeypatch.setattr(Gate, "hold_back", note)
+    monkeypatch.setattr(Readiness, "__call__", lambda *_: True)
+    monkeypatch.setattr(budget, "HELD_BACK_S", 1.0)
+    assert small.run(*ONE, "--local", results=tmp_path) == 0
+    assert others_were_done == [False, True]
+    assert capsys.readouterr().out.count("is held by") == 2
+
+
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     from cass_tune.runner import ray_session
@@ -241,6 +321,47 @@ class TestByRay:
         self, session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         a_study_in_which_the_second_cell_does_not_fit(tmp_path, capsys)
+
+    def test_nothing_is_started_in_advance(
+        self, session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """All trials fit until the first one has begun, and none afterwards: none may be waiting for its place."""
+        import ray
+
+        def begun() -> int:
+            return len(list(tmp_path.glob("trials/*/attempts")))
+
+        class FirstAlone(Gate):
+            def __call__(self, item: Wanted, live: Iterable[Wanted] = ()) -> bool:
+                return not begun() and super().__call__(item, live)
+
+            def is_closed(self, waiting: Iterable[Wanted]) -> bool:
+                return begun() > 0
+
+        monkeypatch.setattr(execution, "Gate", FirstAlone)
+        all_cpus = str(int(ray.cluster_resources()["CPU"]))
+        assert small.run("--budget-hours", "1", "--cpus-per-trial", all_cpus, results=tmp_path) == 1
+        assert begun() == 1
+        assert len(list(tmp_path.glob("trials/*/result.json"))) == 1, "which is finished: nothing is cut off"
+
+    def test_a_trial_that_waits_for_a_place_does_not_keep_it_open(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from ray.tune.experiment import Trial
+
+        from cass_tune.runner import tuner
+
+        ended: list[object] = []
+        monkeypatch.setattr(tuner, "_end", ended.append)
+        parts: Any = (None, None, None, None, Stop(), tmp_path / "stop", lambda: "nothing that waits will fit", None)
+        watcher = tuner._Watcher(*parts)
+        trials: Any = [SimpleNamespace(status=status) for status in (Trial.PENDING, Trial.PAUSED)]
+        watcher.on_step_end(0, trials)
+        assert ended == [trials]
+        trials[1].status = Trial.RUNNING
+        monkeypatch.setattr(watcher, "_look_for_progress", lambda trials: None)
+        watcher.on_step_end(0, trials)
+        assert ended == [trials], "what runs is never cut off"
 
     def test_nothing_fits(self, session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert small.run(*ONE, results=tmp_path) == 0

@@ -55,6 +55,18 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path)
 
 
+def test_when_a_pretraining_is_over(run: Run) -> None:
+    digest = DIGESTS[0]
+    row = {"reused": True, "epoch": 1, "epochs": 1, "seconds": 1.0}
+    run.events.started(digest)
+    run.events.row(digest, {**row, "phase": "pretrain"})
+    assert not run.events.has_pretrained(digest)
+    run.events.row(digest, {**row, "phase": "finetune_cnn"})
+    assert run.events.has_pretrained(digest)
+    run.events.left(digest, "its process or machine was lost")
+    assert not run.events.has_pretrained(digest), "it may have to pretrain again"
+
+
 @pytest.mark.parametrize("position", [None, START, {**START, "phase": "pretrain"}])
 def test_two_first_trials_that_fail_alike_before_any_step_stop_the_study(run: Run, position: Any) -> None:
     run.fail(0, "RuntimeError", "no such kernel\nat 0x1", position)

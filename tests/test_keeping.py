@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from cass_tune.config import Trial
+from cass_tune.console import Console
+from cass_tune.execution import Execution
+from cass_tune.identity import Segment
 from cass_tune.keeping import Keep, Keeping, gigabytes
 from cass_tune.leases import Lease
+from cass_tune.options import Settings
+from cass_tune.plan import Wanted
 from cass_tune.results import Results, StageFolder
 from cass_tune.storage import write_json
 from tests.small import local
@@ -53,6 +59,35 @@ def test_ends_from_which_trials_are_finetuned(
     assert stage.ends() == ([] if keep == "unfinished" else after)
 
 
+@pytest.mark.parametrize("is_trunk", [False, True])
+def test_trials_that_will_run_again_keep_what_they_need(results: Results, is_trunk: bool) -> None:
+    stage = stored(results, 2, 4)
+    stage.want({2: [ONE], 4: [OTHER]}, is_trunk=is_trunk)
+    finish(results, ONE)
+    finish(results, OTHER)
+    keeping = Keeping(results, "unfinished")
+    keeping.tidy([STAGE], {ONE})
+    assert stage.ends() == [2]
+    keeping.tidy([STAGE])
+    assert stage.ends() == []
+
+
+def test_a_study_that_is_redone_keeps_what_its_other_trials_need(results: Results) -> None:
+    """Their earlier results do not free the end that they start from."""
+    stage = stored(results, 2)
+    stage.want({2: [ONE, OTHER]})
+    segments = (Segment(stage=STAGE, start=0, end=2),)
+    items = [Wanted(trial=Trial(), name="", inputs=None, digest=w, segments=segments) for w in (ONE, OTHER)]
+    settings = Settings(keep_stages="unfinished", redo="all")
+    tidy = Execution(settings, results, Console(), study="small", preset="demo")._tidy_after(items)
+    finish(results, ONE)
+    finish(results, OTHER)
+    tidy(ONE)
+    assert stage.ends() == [2]
+    tidy(OTHER)
+    assert stage.ends() == []
+
+
 def test_a_trunk_keeps_its_furthest_fork(results: Results) -> None:
     stage = stored(results, 2, 4)
     stage.want({2: [ONE], 4: [OTHER]}, is_trunk=True)
@@ -78,6 +113,17 @@ def test_checkpoints_that_were_left_go_when_every_wanted_end_is_stored(results: 
         assert stage.checkpoints.exists(), "somebody works there"
     keeping.tidy([STAGE])
     assert not stage.checkpoints.exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "wanted/x.json", "epoch-0002/run.json"])
+def test_damaged_records_stop_nothing(results: Results, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    stage = stored(results, 2)
+    stage.want({2: [ONE]})
+    path = local(stage.path) / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"")
+    assert Keeping(results, "wanted").tidied([STAGE]) == ["pretrainings kept: 1, 0.001 MB"]
+    assert len(caplog.messages) == (name == "wanted/x.json")
 
 
 def test_what_is_kept_and_freed_is_told(results: Results) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cass_tune import options
 from cass_tune.config import SECTIONS
 from cass_tune.errors import UsageError
 from cass_tune.options import Given, Settings, option, parse
@@ -344,3 +345,18 @@ class TestProbes:
 
     def test_every(self, problems: Problems) -> None:
         assert problems("--probe-every -1") == ("--probe-every must be at least 0, but got -1.",)
+
+
+@pytest.mark.parametrize(
+    "line", ["--pretrain.schedule wsd --pretrain.warmup-epochs 1", "--recipe corrected --pretrain.warmup-epochs 2"]
+)
+def test_fields_that_go_together_are_judged_together(problems: Problems, line: str) -> None:
+    (unknown,) = problems(f"{line} --typo 3")
+    assert "--typo" in unknown
+
+
+def test_every_value_of_an_axis_is_judged_beside_the_others() -> None:
+    values = {"data.name": "folder", "pretrain.schedule": "wsd", "pretrain.warmup_epochs": 30}
+    assert options._broken_rules({**values, "pretrain.epochs": (50, 100)}) == []
+    (rule,) = options._broken_rules({**values, "pretrain.epochs": (50, 20)})
+    assert rule.startswith("--pretrain.warmup-epochs must be less than") and "got 30" in rule

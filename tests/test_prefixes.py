@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from cass_tune import pretrain_steps, storage
+from cass_tune import pretrain_steps, stages, storage
+from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import Trial
-from cass_tune.errors import Interrupted
+from cass_tune.errors import Held, Interrupted
 from cass_tune.identity import Inputs, trial_digest
+from cass_tune.leases import Lease
 from cass_tune.notices import Stop
 from cass_tune.plan import Wanted, resolve
-from cass_tune.results import Results
+from cass_tune.readiness import Readiness
+from cass_tune.results import Results, StageFolder
 from cass_tune.sharing import in_order, own_epochs, register
 from cass_tune.trial import RunOptions, read_inputs, run_trial
 from tests import tiny
@@ -112,21 +115,97 @@ def test_an_interrupted_leader_leaves_its_work_to_the_next(alone: list[Run], tmp
         assert run(expected.trial, tmp_path).numbers() == expected.numbers()
 
 
-def test_a_damaged_end_is_computed_again_and_said_once(alone: list[Run], tmp_path: Path) -> None:
+def damage(path: Path) -> None:
+    """Change one bit of a file's last byte; of a record, cut it short."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content) if path.suffix == ".safetensors" else bytes(content[:100]))
+
+
+@pytest.mark.parametrize("name", ["cnn.safetensors", "run.json"])
+def test_a_damaged_end_is_computed_again_and_said_once(alone: list[Run], tmp_path: Path, name: str) -> None:
     register(wanted([found.trial for found in alone]), Results(tmp_path))
     run(alone[-1].trial, tmp_path)
     first = alone[0]
     damaged = Run(trial=first.trial, root=tmp_path, rows=[])
     stage, epoch = damaged.stage(0), first.segments[0].end
-    path = local(stage.end(epoch)) / "cnn.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
+    damage(local(stage.end(epoch)) / name)
     found = run(first.trial, tmp_path)
     assert found.numbers() == first.numbers()
     assert trained(found) == first.trial.pretrain.epochs
     assert found.folder.log.read_text().count("is damaged") == 1
     assert files_of(found) == files_of(first), "it is stored anew"
+
+
+SHORT = tiny.trial({"pretrain.epochs": 2, "finetune.epochs": 1})
+OTHER = replace(SHORT, data=replace(SHORT.data, label_fraction=0.2))
+"""From the same pretraining."""
+
+
+def test_a_damaged_end_counts_for_nobody_while_another_process_holds_the_stage(tmp_path: Path) -> None:
+    """A trial that found it, and leaves because the stage is held, is not told again and again that it can start."""
+    stage = run(SHORT, tmp_path).stage()
+    damage(local(stage.end(2)) / "vit.safetensors")
+    is_ready = Readiness(Results(tmp_path))
+    (item,) = wanted([OTHER])
+    with Lease.acquire(stage.path, "another"):
+        assert is_ready(item)
+        with pytest.raises(Held):
+            run(OTHER, tmp_path)
+        assert not is_ready(item)
+    assert is_ready(item) and trained(run(OTHER, tmp_path)) == 2
+
+
+def test_an_end_that_goes_while_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process tidies up after the networks have been read."""
+    run(SHORT, tmp_path)
+    load = stages.load_arms
+
+    def load_and_lose(stage: StageFolder, epoch: int) -> stages.End | None:
+        end = load(stage, epoch)
+        stage.remove_end(epoch)
+        return end
+
+    monkeypatch.setattr(stages, "load_arms", load_and_lose)
+    found = run(OTHER, tmp_path)
+    assert trained(found) == 0 and found.result["stage"]["reused"]
+
+
+def test_a_damaged_record_of_what_is_wanted_counts_as_none(tmp_path: Path) -> None:
+    stage = run(SHORT, tmp_path).stage()
+    (path,) = (local(stage.path) / "wanted").glob("*.json")
+    path.write_bytes(b"")
+    found = run(OTHER, tmp_path)
+    assert found.folder.log.read_text().count(f"{path} is damaged") == 1
+    assert stage.wanted_ends() == {2: {found.folder.digest}}
+    path.write_bytes(b"")
+    register(wanted([SHORT]), Results(tmp_path))
+    assert len(stage.wanted_ends()[2]) == 2, "it is written again"
+
+
+def test_the_end_is_stored_although_the_checkpoint_found_is_exactly_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was full when the pretraining ended, and the trial had to leave."""
+    stop = Stop()
+    with no_space(monkeypatch, lambda path: "/epoch-" in path, patience_s=30), pytest.raises(Interrupted):
+        for row in run_trial(SHORT, Results(tmp_path), RunOptions(), stop=stop):
+            if row["epoch"] == 2:
+                stop.request("the test wants it")
+    stage = Run(trial=SHORT, root=tmp_path, rows=[]).stage()
+    assert stage.ends() == [] and Checkpoints(stage.checkpoints).names()
+    found = run(SHORT, tmp_path)
+    assert trained(found) == 0 and [row["epoch"] for row in found.rows[:2]] == [1, 2]
+    assert stage.ends() == [2] and not stage.checkpoints.exists()
+    assert found.numbers() == run(SHORT, tmp_path / "alone").numbers()
+
+
+def test_what_a_missing_end_costs_counts_from_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tiny.trial({"pretrain.epochs": 3, "finetune.epochs": 1})
+    register(wanted([SHORT, long, replace(long, data=OTHER.data)]), Results(tmp_path))
+    with no_space(monkeypatch, lambda path: "/epoch-0003" in path):
+        log = run(long, tmp_path).folder.log.read_text()
+    assert "1 other trials that need the pretraining of 3 epochs" in log and "(1 x 1 epochs)" in log
 
 
 def test_a_longer_prefix_is_not_used(alone: list[Run], tmp_path: Path) -> None:
@@ -137,7 +216,9 @@ def test_a_longer_prefix_is_not_used(alone: list[Run], tmp_path: Path) -> None:
 
 
 @contextmanager
-def no_space(monkeypatch: pytest.MonkeyPatch, is_full: Callable[[str], bool]) -> Iterator[None]:
+def no_space(
+    monkeypatch: pytest.MonkeyPatch, is_full: Callable[[str], bool], *, patience_s: float = 0.0
+) -> Iterator[None]:
     """Let writes of some files fail as on a full disk."""
 
     def step(name: str, path: storage.AnyPath) -> None:
@@ -146,7 +227,7 @@ def no_space(monkeypatch: pytest.MonkeyPatch, is_full: Callable[[str], bool]) ->
 
     with monkeypatch.context() as context:
         context.setattr(storage, "between_steps", step)
-        context.setattr(pretrain_steps, "PUBLISH_S", 0.0)
+        context.setattr(pretrain_steps, "PUBLISH_S", patience_s)
         yield
 
 

@@ -145,25 +145,30 @@ def session() -> Iterator[None]:
 @pytest.mark.ray
 @pytest.mark.usefixtures("session")
 class TestByRay:
-    """As a task, where trials run."""
+    """In an actor, where trials run."""
 
-    def test_a_task_measures(self) -> None:
+    def test_it_measures(self) -> None:
         from cass_tune.runner import probe_there
 
         found = probe_there(KINDS, **ON_CPU, resources={"cpu": 1.0, "gpu": 0.0}, limit_s=60)
         assert len(found.per_image) == 3 and found.problems == []
 
-    def test_a_task_that_finds_no_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from cass_tune.runner import probe_there, probing
+    def test_one_that_finds_no_place_is_not_waited_for(self) -> None:
+        from cass_tune.runner import probe_there
 
-        monkeypatch.setattr(probing, "START_S", 1.0)
-        found = probe_there(KINDS, **ON_CPU, resources={"cpu": 500.0, "gpu": 0.0}, limit_s=1)
+        begun = time.monotonic()
+        found = probe_there(KINDS, **ON_CPU, resources={"cpu": 500.0, "gpu": 0.0}, limit_s=4)
         assert found.per_image == {} and found.problems[0].startswith("GetTimeoutError: ")
+        assert time.monotonic() - begun < 4
 
-    def test_a_task_whose_process_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_whose_process_dies(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from cass_tune.runner import probe_there, probing
 
-        monkeypatch.setattr(probing, "_task", lambda wanted, options, until: os._exit(1))
+        class Dies(probing._Prober):
+            def measure(self, wanted: object, options: object) -> Measured:
+                os._exit(1)
+
+        monkeypatch.setattr(probing, "_Prober", Dies)
         found = probe_there(KINDS, **ON_CPU, resources={"cpu": 1.0, "gpu": 0.0}, limit_s=60)
         assert found.per_image == {} and len(found.problems) == 1
 

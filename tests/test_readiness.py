@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ from cass_tune.readiness import Readiness
 from cass_tune.results import Results
 from cass_tune.storage import write_json
 from tests import tiny
+from tests.grids import paper_grid
 from tests.objects import ObjectStore
 
 STAGE = "5" * 64
@@ -45,6 +49,17 @@ def test_a_trial_that_another_process_computes(results: Results) -> None:
         assert is_ready(ONE), "its stored rows can be told at once"
 
 
+def test_an_earlier_result_does_not_count_when_all_is_done_anew(results: Results) -> None:
+    is_ready = Readiness(results, redo="now")
+    folder = results.trial(str(ONE.digest))
+    folder.begin("a1", "before")
+    write_json(folder.path / "result.json", {})
+    with Lease.acquire(results.stage(STAGE).path, "a1"):
+        assert not is_ready(ONE)
+        folder.begin("a2", "now")
+        assert is_ready(ONE), "this run has finished it"
+
+
 def test_a_pretraining_that_another_process_computes(results: Results) -> None:
     is_ready = Readiness(results)
     stage = results.stage(STAGE)
@@ -61,6 +76,15 @@ def test_a_pretraining_that_a_trial_of_this_driver_computes(results: Results) ->
     assert is_ready(CONTROL, live=[ONE])
     write_json(results.stage(STAGE).end(2) / "run.json", {})
     assert is_ready(OTHER, live=[ONE]), "it is finetuning"
+
+
+def test_a_pretraining_that_could_not_be_stored_is_computed_by_the_next_at_once(results: Results) -> None:
+    """The trial that has computed it is being finetuned, and nobody holds the stage."""
+    finetuned = {str(ONE.digest)}
+    is_ready = Readiness(results, has_pretrained=finetuned.__contains__)
+    assert is_ready(OTHER, live=[ONE]) and not is_ready(OTHER, live=[LONGER])
+    with Lease.acquire(results.stage(STAGE).path, "a1"):
+        assert not is_ready(OTHER, live=[ONE])
 
 
 def test_a_decay_waits_for_the_fork_of_its_trunk(results: Results) -> None:
@@ -84,6 +108,28 @@ def decayed(digest: str, trunk: str, start: int) -> Wanted:
     segments = (Segment(stage=trunk, start=0, end=start), Segment(stage=digest[::-1], start=start, end=start + 1))
     trial = tiny.trial({"pretrain.epochs": start + 1})
     return Wanted(trial=trial, name=digest[0], inputs=None, digest=digest, segments=segments)
+
+
+def test_a_round_asks_about_each_stage_once(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the paper's grid, three trials compute the pretrainings that 24 others wait for."""
+    cells = [item for item in paper_grid() if not item.is_control]
+    live, waiting = cells[:3], cells[3:]
+    assert len(waiting) == 24 and len({item.segments[0].stage for item in live}) == 3
+    asked: Counter[str] = Counter()
+
+    def counted(name: str, ask: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        return lambda path: (asked.update([name]), ask(path))[1]
+
+    for name in ("exists", "read_bytes"):
+        monkeypatch.setattr(Path, name, counted(name, getattr(Path, name)))
+    is_ready = Readiness(results)
+    with is_ready.round():
+        assert not any(is_ready(item, live) for item in waiting)
+    assert asked["exists"] + asked["read_bytes"] <= 2 * 9, "whether each end is there, and where each stage lies"
+    for item in live:
+        write_json(results.stage(item.segments[0].stage).end(100) / "run.json", {})
+    with is_ready.round():
+        assert sum(is_ready(item, live) for item in waiting) == 9, "the next round sees what is new"
 
 
 def test_while_the_store_is_away_nothing_starts(object_store: ObjectStore) -> None:

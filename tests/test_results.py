@@ -206,6 +206,18 @@ def test_the_config_stays_as_first_written(trial: TrialFolder) -> None:
     assert read_json(trial.path / "config.json") == {"trial": {}, "digest": DIGEST}
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"{}"])
+def test_a_damaged_config_is_written_again(results: Results, content: bytes) -> None:
+    stage = results.stage(DIGEST)
+    stage.write_config({"trial": {}})
+    path = local(stage.path) / "config.json"
+    path.write_bytes(content)
+    again = Results(results.root).stage(DIGEST)
+    assert again.path == stage.path
+    again.write_config({"trial": {}})
+    assert read_json(path) == {"trial": {}, "digest": DIGEST}
+
+
 def test_an_end_counts_when_its_declaration_is_there(results: Results) -> None:
     stage = results.stage(DIGEST)
     assert stage.ends() == []

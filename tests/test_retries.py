@@ -13,7 +13,7 @@ from cass_tune.identity import Segment
 from cass_tune.plan import Wanted
 from cass_tune.results import Results, TrialFolder
 from cass_tune.runner.retries import MOST_DEATHS, Retries
-from cass_tune.runner.trainable import FAILED, LEFT, RETRIED
+from cass_tune.runner.trainable import FAILED, HELD, LEFT, RETRIED
 from cass_tune.training.state import State
 from tests import tiny
 
@@ -89,9 +89,10 @@ def test_progress_on_the_last_chance_gives_new_ones(tune: Tune, folder: TrialFol
     assert [tune.dies() for _ in range(MOST_DEATHS)] == [True, True, False]
 
 
-def test_leaving_is_no_death(tune: Tune, folder: TrialFolder) -> None:
+@pytest.mark.parametrize("phase", [HELD, LEFT])
+def test_leaving_is_no_death(tune: Tune, folder: TrialFolder, phase: str) -> None:
     for _ in range(10):
-        tune.report(LEFT)
+        tune.report(phase)
         assert tune.dies()
     assert folder.failure() is None
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from cass_tune.runner import StudyScheduler, ray_session
 from cass_tune.runner import scheduler as scheduler_module
 from cass_tune.runner.scheduler import ASK_EVERY_S
+from cass_tune.runner.trainable import HELD
 
 pytestmark = pytest.mark.ray
 
@@ -163,6 +165,28 @@ def test_a_trial_that_is_tried_again_waits_until_it_is_ready(tmp_path: Path) -> 
     grid = run(tmp_path, StudyScheduler(Recorder(is_ready), lambda: 2), fails=0, retries=1, seconds=1.0, epochs=3)
     assert failed(grid) == {0: True, 1: False}
     assert at(tmp_path, "started-0") > at(tmp_path, "ended-1"), "the second attempt"
+
+
+def test_a_trial_that_was_held_goes_to_the_end_of_the_line() -> None:
+    """One that died is the first again."""
+    scheduler = StudyScheduler(lambda trial, live: True, lambda: 1)
+    controller: Any = SimpleNamespace(
+        get_trials=list, _set_trial_status=lambda trial, status: None, _get_trial_checkpoints=dict
+    )
+    trials: Any = [
+        SimpleNamespace(trial_id=str(number), is_finished=lambda: False, set_status=lambda status: None)
+        for number in range(3)
+    ]
+    for trial in trials:
+        scheduler.on_trial_add(controller, trial)
+    first, second, third = trials
+    assert scheduler.choose_trial_to_run(controller) is first
+    scheduler.on_trial_result(controller, first, {"phase": HELD})
+    scheduler.on_trial_add(controller, first)
+    assert scheduler.choose_trial_to_run(controller) is second
+    scheduler.on_trial_result(controller, second, {"phase": "pretrain"})
+    scheduler.on_trial_add(controller, second)
+    assert [scheduler.choose_trial_to_run(controller) for _ in trials] == [second, third, first]
 
 
 def test_waiting_neither_spins_nor_asks_often(tmp_path: Path) -> None:

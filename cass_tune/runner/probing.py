@@ -1,4 +1,4 @@
-"""The probe, where trials run: a task of Ray with a trial's resources."""
+"""The probe, where trials run: an actor of Ray with a trial's resources."""
 
 from __future__ import annotations
 
@@ -15,41 +15,50 @@ from cass_tune.config import Trial
 if TYPE_CHECKING:
     from cass_tune.probe import Measured
 
-START_S = 60.0
-"""How long the task may wait for a place and import torch, beyond the time that it measures."""
+START_SHARE = 0.5
+"""Part of the time in which the actor must have found a place and imported torch."""
+END_SHARE = 0.1
+"""Part of the remaining time that is left for a step that has begun."""
 
 
-def _task(wanted: Sequence[tuple[Trial, str]], options: Mapping[str, Any], until: float) -> Measured | None:
-    """Measure, unless it is too late (by `time.time`) because nobody waits for it any more."""
-    if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as for trials
-    if time.time() > until:
-        return None
-    from cass_tune.probe import probe
+class _Prober:
+    """Measures in a process of its own, which ends, and gives its memory back."""
 
-    return probe(wanted, **options)
+    def begin(self) -> None:
+        """Bring what the probe needs."""
+        if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as for trials
+        import cass_tune.probe  # noqa: F401
+
+    def measure(self, wanted: Sequence[tuple[Trial, str]], options: Mapping[str, Any]) -> Measured:
+        from cass_tune.probe import probe
+
+        return probe(wanted, **options)
 
 
 def probe_there(
     wanted: Sequence[tuple[Trial, str]], *, resources: Mapping[str, float], limit_s: float, **options: Any
 ) -> Measured:
-    """Run `cass_tune.probe.probe` where a trial would run; a task that fails, or finds no place, is a problem.
-
-    The task ends by itself. It is not cancelled: cancelling one that ends at that moment aborts the driver (Ray 2.60).
+    """Run `cass_tune.probe.probe` where a trial would run; what fails, or finds no place in time, is a problem.
 
     Args:
         wanted: a trial and a phase for every kind of step.
         resources: ``cpu`` and ``gpu`` of one trial.
-        limit_s: most seconds of all measurements.
+        limit_s: most seconds of everything: finding a place, starting and measuring.
         **options: of the probe.
     """
     from cass_tune.probe import Measured
 
-    needs: Any = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"]}
-    remote: Any = ray.remote(**needs, max_retries=0, max_calls=1)(_task)  # its process ends, and gives its memory back
-    asked = remote.remote(list(wanted), {**options, "limit_s": limit_s}, time.time() + START_S)
+    deadline = time.monotonic() + limit_s
+    needs: Any = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_restarts": 0}
+    prober: Any = ray.remote(**needs)(_Prober).remote()
     try:
-        return ray.get(asked, timeout=limit_s + START_S) or Measured()
+        ray.get(prober.begin.remote(), timeout=limit_s * START_SHARE)
+        left_s = deadline - time.monotonic()
+        asked = prober.measure.remote(list(wanted), {**options, "limit_s": left_s * (1 - END_SHARE)})
+        return ray.get(asked, timeout=left_s)
     except RayError as error:
         text = (str(error).strip().splitlines() or ["no answer"])[0][:200]
         return Measured(problems=[f"{type(error).__name__}: {text}"])
+    finally:
+        ray.kill(prober)

@@ -14,7 +14,7 @@ from ray.tune.experiment import Trial
 from cass_tune.checkpoints import Checkpoints
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
-from cass_tune.runner.trainable import FAILED, LEFT, RETRIED, UNSAVED
+from cass_tune.runner.trainable import FAILED, HELD, LEFT, RETRIED, UNSAVED
 
 MOST_DEATHS = 3
 
@@ -22,7 +22,7 @@ MOST_DEATHS = 3
 @dataclass
 class _State:
     event: str | None = None
-    """The last of FAILED, LEFT, RETRIED and UNSAVED that the trial reported; None: its process died."""
+    """The last of FAILED, HELD, LEFT, RETRIED and UNSAVED that the trial reported; None: its process died."""
     retries: int = 0
     deaths: int = 0
     mark: Any = None
@@ -48,7 +48,7 @@ class Retries:
     def reported(self, trial: Trial, wanted: Wanted, phase: object) -> None:
         """Take note of a row; a trial that says that it has failed for good is not tried again."""
         state = self._state(wanted)
-        state.event = phase if phase in (FAILED, LEFT, RETRIED, UNSAVED) else None  # type: ignore[assignment]
+        state.event = phase if phase in (FAILED, HELD, LEFT, RETRIED, UNSAVED) else None  # type: ignore[assignment]
         if phase == RETRIED:
             state.retries += 1
         if phase == FAILED or state.retries > self._max_failures:
@@ -57,7 +57,7 @@ class Retries:
             trial.max_failures = -1
 
     def recovered(self, trial: Trial, wanted: Wanted) -> str:
-        """Take note that Ray Tune tries a trial again; return why: LEFT, or words for people."""
+        """Take note that Ray Tune tries a trial again; return why: HELD, LEFT, or words for people."""
         state = self._state(wanted)
         event, state.event = state.event, None
         if event is not None:
@@ -87,7 +87,7 @@ class Retries:
         """Record the failure of a trial that Ray Tune does not try again, if the trial could not do so itself."""
         state, folder = self._state(wanted), self._results.trial(str(wanted.digest))
         event, state.event = state.event, None
-        if folder.failure() is not None or folder.result() is not None or event in (LEFT, UNSAVED):
+        if folder.failure() is not None or folder.result() is not None or event in (HELD, LEFT, UNSAVED):
             return
         if event is not None:
             folder.fail("NotRecorded", f"the trial failed and could not record it: {text}", text, may_pass=True)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from cass_tune.runner.trainable import HELD
 
 ASK_EVERY_S = 2.0
 """Least time between two questions to the results root about the trials that wait."""
@@ -28,6 +31,7 @@ class StudyScheduler(TrialScheduler):
         is_stopping: whether no trial may start any more.
         ask_every_s: least time between two rounds of questions.
         inner: decides about the trials that run, for example an ``ASHAScheduler``.
+        asking: returns a block for one round of questions.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class StudyScheduler(TrialScheduler):
         is_stopping: Callable[[], bool] = lambda: False,
         ask_every_s: float | None = None,
         inner: TrialScheduler | None = None,
+        asking: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         super().__init__()
         self._is_ready = is_ready
@@ -44,8 +49,10 @@ class StudyScheduler(TrialScheduler):
         self._is_stopping = is_stopping
         self._ask_every_s = ASK_EVERY_S if ask_every_s is None else ask_every_s
         self._inner = inner or FIFOScheduler()
+        self._asking = asking
         self._waiting: list[Trial] = []
         self._known: set[str] = set()
+        self._held: set[str] = set()
         self._asked = 0.0
 
     def __reduce__(self) -> Any:  # Ray pickles the Tuner with its scheduler; nobody of ours ever restores it
@@ -55,7 +62,7 @@ class StudyScheduler(TrialScheduler):
         return self._inner.set_search_properties(metric, mode, **spec)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Hold a new trial, or one that is to be tried again."""
+        """Hold a new trial, or one that is to be tried again: the first in order, unless others hold what it needs."""
         if trial.is_finished():
             return
         if trial.trial_id not in self._known:
@@ -65,7 +72,9 @@ class StudyScheduler(TrialScheduler):
             self._waiting.append(trial)
         else:
             tune_controller._set_trial_status(trial, Trial.PAUSED)
-            self._waiting.insert(0, trial)
+            place = len(self._waiting) if trial.trial_id in self._held else 0
+            self._held.discard(trial.trial_id)
+            self._waiting.insert(place, trial)
         self._asked = 0.0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
@@ -75,10 +84,11 @@ class StudyScheduler(TrialScheduler):
             self._rest(live)
             return None
         if self._waiting and time.monotonic() - self._asked >= self._ask_every_s and len(live) < self._room():
-            for trial in self._waiting:
-                if self._is_ready(trial, live):
-                    self._waiting.remove(trial)
-                    return trial
+            with self._asking():
+                ready = next((trial for trial in self._waiting if self._is_ready(trial, live)), None)
+            if ready is not None:
+                self._waiting.remove(ready)
+                return ready
             self._asked = time.monotonic()
         seen: Any = _Without(tune_controller, self._waiting)
         chosen = self._inner.choose_trial_to_run(seen)
@@ -94,6 +104,8 @@ class StudyScheduler(TrialScheduler):
         self._inner.on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if result.get("phase") == HELD:
+            self._held.add(trial.trial_id)
         return self._inner.on_trial_result(tune_controller, trial, result)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:

@@ -20,10 +20,10 @@ from cass_tune.notices import PROCESS, on_signal
 from cass_tune.results import Results
 from cass_tune.storage import StorageError
 
-FAILED, LEFT, RETRIED, UNSAVED = "failed", "left", "retried", "unsaved"
-"""``phase`` of the row that a trial reports before it raises: it failed for good; it left because it was asked to or
-because another process computes it; its error allows another attempt; its records cannot be written. A trial that dies
-reports none."""
+FAILED, HELD, LEFT, RETRIED, UNSAVED = "failed", "held", "left", "retried", "unsaved"
+"""``phase`` of the row that a trial reports before it raises: it failed for good; it left because another process
+computes it, or because it was asked to; its error allows another attempt; its records cannot be written. A trial that
+dies reports none."""
 
 
 REPORT_S = 3.0
@@ -96,7 +96,10 @@ def trainable(config: Mapping[str, Any]) -> None:
         rows = run_trial(trial, Results(config["results"]), options, inputs, sources=[drained], known_failure=known)
         for row in rows:
             _report(row)
-    except (Held, HoldLost, Interrupted):
+    except (Held, HoldLost):
+        _report(epoch_row(phase=HELD))
+        raise
+    except Interrupted:
         _report(epoch_row(phase=LEFT))
         raise
     except StorageError:

@@ -25,7 +25,7 @@ from cass_tune.results import Results
 from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
-from cass_tune.runner.trainable import LEFT, UNSAVED, trainable
+from cass_tune.runner.trainable import HELD, LEFT, UNSAVED, trainable
 from cass_tune.storage import AnyPath, ObjectPath, StorageError, patience, write_text
 
 if TYPE_CHECKING:
@@ -95,8 +95,9 @@ def run_trials(
         waiting = [item for item in wanted if not events.has_settled(str(item.digest))]
         return "nothing that waits will fit" if gate.is_closed(waiting) else None
 
+    room = _Room(resources, in_advance=not gate.has_budget)
     retries = Retries(results, options.max_failures)
-    watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over))
+    watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over), gate.hold_back)
     chosen = {**asdict(options), "stop_file": str(stop_file)}
     tuner = tune.Tuner(
         tune.with_resources(trainable, dict(resources)),
@@ -104,7 +105,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             reuse_actors=True,
             trial_dirname_creator=lambda trial: str(trials[trial].digest)[:12],
-            scheduler=StudyScheduler(is_ready, _Room(resources), lambda: stop.reason is not None, ask_every_s),
+            scheduler=StudyScheduler(is_ready, room, lambda: stop.reason is not None, ask_every_s, asking=gate.round),
         ),
         run_config=tune.RunConfig(
             name=options.run,
@@ -158,10 +159,17 @@ class _Trials:
 
 
 class _Room:
-    """How many trials can run at once on the nodes that there are, and one more that waits for the next free place."""
+    """How many trials can run at once on the nodes that there are, at least one, which a cluster may grow for.
 
-    def __init__(self, resources: Mapping[str, float]) -> None:
+    Args:
+        resources: of one trial.
+        in_advance: one more, which waits for the next free place. Nobody asks it again when it gets that, so with hours
+            that a study may take there is none.
+    """
+
+    def __init__(self, resources: Mapping[str, float], *, in_advance: bool) -> None:
         self._needs = {name.upper(): amount for name, amount in resources.items() if amount}
+        self._more = int(in_advance)
         self._asked = 0.0
         self._room = 1
 
@@ -170,7 +178,7 @@ class _Room:
             self._asked = time.monotonic()
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             places = (min(int(node.get(name, 0) / need) for name, need in self._needs.items()) for node in nodes)
-            self._room = 1 + sum(places)
+            self._room = max(1, sum(places) + self._more)
         return self._room
 
 
@@ -186,6 +194,7 @@ class _Watcher(Callback):
         stop: Stop,
         stop_file: AnyPath,
         over: Source,
+        hold_back: Callable[[Wanted], None],
     ) -> None:
         self._trials = trials
         self._results = results
@@ -194,6 +203,7 @@ class _Watcher(Callback):
         self._stop = stop
         self._stop_file = stop_file
         self._over = over
+        self._hold_back = hold_back
         self._deadline: float | None = None
         self._looked = 0.0
         self.has_ended = False
@@ -213,6 +223,8 @@ class _Watcher(Callback):
         if "phase" in result:
             if result["phase"] == UNSAVED:
                 self._end_unsaved(self._trials[trial])
+            if result["phase"] == HELD:
+                self._hold_back(self._trials[trial])
             self._retries.reported(trial, self._trials[trial], result["phase"])
             with _unless_away():
                 self._events.row(str(self._trials[trial].digest), result)
@@ -225,7 +237,7 @@ class _Watcher(Callback):
         wanted = self._trials[trial]
         with _unless_away():
             why = self._retries.recovered(trial, wanted)
-            self._events.left(str(wanted.digest), self._reason(wanted) if why == LEFT else why)
+            self._events.left(str(wanted.digest), self._reason(wanted) if why in (HELD, LEFT) else why)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         wanted = self._trials[trial]
@@ -255,7 +267,7 @@ class _Watcher(Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._look_for_progress(trials)
         if self._stop.reason is None:
-            if not any(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in trials) and self._over():
+            if not any(trial.status == Trial.RUNNING for trial in trials) and self._over():
                 _end(trials)
             return
         if self._deadline is None:
