@@ -51,6 +51,8 @@ class RunOptions:
         max_failures: how often an exception of the trial's own code may be followed by another attempt.
         preemption_command: shell command whose exit status 0 means that this machine will be taken away.
         stop_file: the trial saves its state and leaves when there is such a file.
+        test: whether the finetuned arms are tested; without it the trial ends untested, and a later attempt that is to
+            test it goes on from there.
     """
 
     device: str = "cpu"
@@ -65,6 +67,7 @@ class RunOptions:
     max_failures: int = 2
     preemption_command: str | None = None
     stop_file: str | None = None
+    test: bool = True
 
 
 class Training(Protocol):
