@@ -15,7 +15,7 @@ from analysis.results import column
 from analysis.statistics import Estimate, paired_difference, summarise
 
 _PARTS = ("mean", "low", "high", "n", "sd")
-STATES = ("failed", "running", "missing", "collapsed")
+STATES = ("failed", "running", "missing", "collapsed", "pruned", "untested")
 """What may have become of a trial that is not done, in the order in which it is told."""
 
 

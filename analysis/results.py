@@ -124,7 +124,7 @@ def wanted_trials(plans: list[Record]) -> list[tuple[int, Record, Record]]:
 def _rows(results: Results, plan: Record, trial: Record, place: Record) -> Iterator[Record]:
     folder = results.trial(trial["digest"])
     common = {**place, **_asked(plan, trial), **_became(folder)}
-    result = folder.result() or {}
+    result = folder.outcome() or {}
     for arm in ARMS:
         yield {**common, "arm": arm, "weights": trial["weights"][arm], **_of_arm(result, trial["config"], arm)}
 
@@ -161,7 +161,7 @@ def _settings(config: Record) -> Record:
 
 def _became(folder: TrialFolder) -> Record:
     """Return the columns that both arms share of what became of a trial."""
-    result, failure = folder.result(), folder.failure()
+    result, failure = folder.outcome(), folder.failure()
     row: Record = {"trial_id": folder.id, "status": folder.status()}
     if folder.log.exists() or failure:
         row["log"] = str(folder.log)
@@ -187,7 +187,7 @@ def _of_arm(result: Record, config: Record, arm: str) -> Record:
     return {
         "model": found["model"],
         **{name: found.get(name) for name in ("best_epoch", "parameters")},
-        **{name: found["test"].get(name) for name in METRICS},
+        **{name: found.get("test", {}).get(name) for name in METRICS},
         **{f"validation_{name}": found["validation"].get(name) for name in METRICS},
         "pretrain_seconds": None if is_control else result["seconds"].get("pretrain"),
         "finetune_seconds": result["seconds"].get(arm),

@@ -9,9 +9,9 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cass_tune import ending
 from cass_tune.budget import Budget, Gate
@@ -38,9 +38,49 @@ if TYPE_CHECKING:
     from cass_tune.trial import RunOptions
 
 
+class Supply(Protocol):
+    """Trials that are not known before others have ended."""
+
+    def next(self, has_settled: Callable[[str], bool]) -> Wanted | None:
+        """Return a trial to be run, or None: none at present; it does not wait.
+
+        Args:
+            has_settled: returns whether a trial of this run is over, by its identity.
+        """
+        ...
+
+    def is_over(self) -> bool:
+        """Return whether no trial will come any more."""
+        ...
+
+
 ROUNDS = 10
 """How often Ray Tune is given the trials that it ended without a result or a failure."""
 ASK_EVERY_S = 2.0
+
+
+class Further(Protocol):
+    """The further trials of a run."""
+
+    def next(self) -> Wanted | None:
+        """Return a further trial, or None: none at present."""
+        ...
+
+    def is_over(self) -> bool:
+        """Return whether no trial will come any more."""
+        ...
+
+
+class NothingMore:
+    """The supply of a study whose trials are all known."""
+
+    def next(self, has_settled: Callable[[str], bool]) -> Wanted | None:
+        """Return None."""
+        return None
+
+    def is_over(self) -> bool:
+        """Return True."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +88,47 @@ class _Run:
     """The trials of a run, and what follows them.
 
     Args:
-        missing: trials to run, in order.
+        missing: trials to run, in order; those of the supply are added.
         own: epochs of pretraining that each computes itself, by its identity.
         estimator: judges them.
         progress: shows them.
         events: is told what they do.
         gate: says which may start.
+        supply: further trials.
+        added: is told about each of them.
+        stop: asked to stop the run when the supply fails.
+        errors: with which the supply failed.
     """
 
-    missing: Sequence[Wanted]
+    missing: list[Wanted]
     own: Mapping[str, int]
     estimator: Estimator
     progress: Progress
     events: TrialEvents
     gate: Gate
+    supply: Supply
+    added: Callable[[Wanted], None]
+    stop: Stop
+    errors: list[Exception] = field(default_factory=list)
+
+    def next(self) -> Wanted | None:
+        """Return a further trial, which is part of the run from now on, or None: none at present."""
+        if self.errors:
+            return None
+        try:
+            item = self.supply.next(self.events.has_settled)
+        except Exception as error:  # trials that run save their state first
+            self.errors.append(error)
+            self.stop.request("no further trial can be found")
+            return None
+        if item is not None:
+            self.missing[:] = [*(other for other in self.missing if other.digest != item.digest), item]
+            self.added(item)
+        return item
+
+    def is_over(self) -> bool:
+        """Return whether no trial will come any more."""
+        return self.supply.is_over()
 
     def rest(self) -> list[Wanted]:
         """Return the trials that are neither done nor failed."""
@@ -144,7 +211,15 @@ class Execution:
                 "Give --device cpu to do it all the same, or --preset demo for small networks on the same data."
             )
 
-    def run(self, missing: Sequence[Wanted], listing: Listing, estimator: Estimator, *, done: int) -> None:
+    def run(
+        self,
+        missing: Sequence[Wanted],
+        listing: Listing,
+        estimator: Estimator,
+        *,
+        done: int,
+        supply: Supply | None = None,
+    ) -> None:
         """Run trials; a failing one leaves the others running.
 
         Args:
@@ -152,6 +227,7 @@ class Execution:
             listing: their data.
             estimator: has judged them.
             done: trials of the study that are finished already, for the progress.
+            supply: further trials.
         """
         self._say_room(missing, estimator)
         if not self.settings.address:
@@ -161,14 +237,27 @@ class Execution:
         works = {w: work(item, estimator.sizes(item.trial), own[w]) for item in missing for w in [str(item.digest)]}
         progress = Progress(self.console, works, finished=done)
         budget = self._budget(missing, estimator)
-        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(missing), budget)
+        all_of_them = list(missing)
+        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(all_of_them), budget)
+
+        def add(item: Wanted) -> None:
+            digest = str(item.digest)
+            epochs = own_epochs([item], lambda stage: self.results.stage(stage).ends())
+            progress.add(digest, work(item, estimator.sizes(item.trial), epochs[digest]))
+            self.known_failures[digest] = self._failure_of(item)
+            if budget:
+                budget.add(item)
+
         run = _Run(
-            missing=missing,
+            missing=all_of_them,
             own=own,
             estimator=estimator,
             progress=progress,
             events=events,
             gate=Gate(self.results, budget),
+            supply=supply or NothingMore(),
+            added=add,
+            stop=self.stop,
         )
         try:
             if self.settings.local:
@@ -177,6 +266,8 @@ class Execution:
                 self._run_by_ray(run)
         finally:
             self.common_failure, self.failed = events.common_failure, events.failed_digests
+        if run.errors:
+            raise run.errors[0]
         if budget and self.stop.reason is None:
             self.left = len(run.rest())
 
@@ -217,8 +308,13 @@ class Execution:
         """Return what makes room after each trial, where only unfinished ones keep their pretrainings."""
         if self.settings.keep_stages != "unfinished":
             return lambda digest: None
-        stages = {str(item.digest): [segment.stage for segment in item.segments] for item in missing}
-        return lambda digest: self.keeping.tidy(stages[digest])
+
+        def tidy(digest: str) -> object:
+            return self.keeping.tidy(
+                segment.stage for item in missing if item.digest == digest for segment in item.segments
+            )
+
+        return tidy
 
     def _failure_of(self, item: Wanted) -> str | None:
         """Return the identity of a trial's recorded failure, which this run tries again."""
@@ -257,7 +353,11 @@ class Execution:
         line = list(run.missing)
         tries: Counter[str] = Counter()
         with run.progress.shown(), stopped_by_signals(self.stop) as came:
-            while line and self.stop.reason is None:
+            while self.stop.reason is None:
+                while (further := run.next()) is not None:
+                    line.append(further)
+                if not line:
+                    break
                 item = next(filter(run.gate, line), None)
                 if item is None and run.gate.is_closed(line):
                     break
@@ -278,7 +378,15 @@ class Execution:
         known = self.known_failures[digest]
         events.started(digest)
         try:
-            rows = run_trial(item.trial, self.results, options, item.inputs, stop=self.stop, known_failure=known)
+            rows = run_trial(
+                item.trial,
+                self.results,
+                replace(options, test=item.is_tested),
+                item.inputs,
+                stop=self.stop,
+                known_failure=known,
+                pruning=item.pruning,
+            )
             for row in rows:
                 events.row(digest, row)
         except (Held, HoldLost) as error:
@@ -344,9 +452,10 @@ class Execution:
                 gate=run.gate,
                 leave=self._leave,
                 failures=self.known_failures,
+                supply=run,
             )
             rest = run.rest()
-            if self.stop.reason or not rest or run.gate.is_closed(rest):
+            if self.stop.reason or (run.is_over() and not rest) or run.gate.is_closed(rest):
                 return
 
     @contextmanager

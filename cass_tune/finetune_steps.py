@@ -88,7 +88,7 @@ class FinetuneSteps:
         return {name: value for name, value in self.done[arm]["record"].items() if name not in left_out}
 
     def _is_evaluated(self, arm: str, parts: Parts, pixels: Pixels) -> bool:
-        """Test a finished arm from its stored weights, if it should be and is not; return whether that could be done."""
+        """Test a finished arm from its stored weights where that was left out; return whether it could be done."""
         attempt = self._attempt
         if not attempt.options.test or "test" in self.done[arm]["record"]:
             return True

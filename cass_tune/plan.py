@@ -11,12 +11,13 @@ from cass_tune.config import ARMS, Trial, control, get_field, to_json, with_fiel
 from cass_tune.data.listing import Listing
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, Segment, matters, segments, trial_digest
+from cass_tune.pruning import Pruning
 from cass_tune.results import Results
 
 Axes = Mapping[str, Sequence[Any]]
 
-OPEN = ("missing", "running")
-"""States of a trial that is neither finished nor failed; another process may be at it."""
+OPEN = ("missing", "running", "untested", "pruned")
+"""States of a trial that is neither finished nor failed: another process may be at it, or a search has left it so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class Wanted:
         inputs: data and weights that it reads, or None when they could not be read here.
         digest: identity, or None with unknown inputs.
         segments: of its pretraining; none for a control or unknown inputs.
+        pruning: when to stop it early, in a search.
+        is_tested: whether the test images are looked at, or it ends untested, in a search.
     """
 
     trial: Trial
@@ -36,6 +39,8 @@ class Wanted:
     inputs: Inputs | None
     digest: str | None
     segments: tuple[Segment, ...] = ()
+    pruning: Pruning | None = None
+    is_tested: bool = True
 
     @property
     def is_control(self) -> bool:

@@ -77,6 +77,13 @@ that was trained with others (D23); the best epoch by the micro-F1 at one half (
 """
 
 
+def recipe_fields(recipe: str) -> dict[str, Any]:
+    """Return the value of every field that any recipe chooses, so that either can follow the other in a search."""
+    chosen = dict.fromkeys(path for fields in RECIPES.values() for path in fields)
+    defaults = {path: getattr(SECTIONS[path.partition(".")[0]](), path.partition(".")[2]) for path in chosen}
+    return {**defaults, **RECIPES[recipe]}
+
+
 def values_of(preset: str, recipe: str) -> dict[str, dict[str, Any]]:
     """Return by section the values that a preset and a recipe choose."""
     chosen: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}

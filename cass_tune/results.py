@@ -265,7 +265,11 @@ class TrialFolder(Folder):
         moved = [path for path in self.path.iterdir() if path.name not in stay] if self.path.is_dir() else []
         if not moved:
             return
-        first = ("result.json", "validated.json", "checkpoints")  # without them nothing that is left counts, should this be interrupted
+        first = (
+            "result.json",
+            "validated.json",
+            "checkpoints",
+        )  # without them nothing that is left counts, should this be interrupted
         moved.sort(key=lambda path: (first.index(path.name) if path.name in first else len(first), path.name))
         target = self.path / "earlier" / new_attempt()
         target.mkdir(parents=True)

@@ -54,6 +54,15 @@ class Study:
     published: Mapping[str, object] = field(default_factory=dict)
     cells: Callable[[Trial, Axes], Iterable[Trial]] = grid
 
+    @property
+    def settings(self) -> type[Settings]:
+        """The options of the command line that are not fields of the trial."""
+        return Settings
+
+    def command(self, given: Given, console: Console, report: Report) -> Command:
+        """Return one call of the command line."""
+        return Command(self, given, console, report)
+
     def main(self, report: Report, argv: Sequence[str] | None = None) -> int:
         """Run the command line and return its exit code.
 
@@ -69,12 +78,13 @@ class Study:
                 description=self.title,
                 axes=self.axes,
                 folder=Path.cwd(),
+                kind=self.settings,
             )
             if given.settings.status:
                 console.say(*self._status(given))
                 return ending.DONE
             with ended_by_signals():
-                return _Command(self, given, console, report).run()
+                return self.command(given, console, report).run()
         except UsageError as error:
             Console(sys.stderr).say(*(f"error: {text}" for text in error.problems))
             return ending.USAGE
@@ -109,7 +119,7 @@ class Study:
             yield from status_lines(study)
 
 
-class _Command:
+class Command:
     """One call of a study's command line."""
 
     def __init__(self, study: Study, given: Given, console: Console, report: Report) -> None:

@@ -105,7 +105,7 @@ def _result(attempt: Attempt, source: Pretrained | None, finetuning: FinetuneSte
 
 
 def _write_predictions(attempt: Attempt, finetuning: FinetuneSteps, parts: Parts) -> None:
-    """Write one row per arm and image of validation and, where they are tested, test: any metric later, without a GPU."""
+    """Write one row per arm and image of every part evaluated: any metric later, without a GPU."""
     columns: dict[str, list[Any]] = {name: [] for name in ("arm", "split", "image", "group", "label", "outputs")}
     for arm, name in itertools.product(ARMS, finetuning.evaluated):
         rows = finetuning.outputs[f"{arm}/{name}"].tolist()
