@@ -26,7 +26,7 @@ DEFAULTS = {
     "--data.pretrain-fraction": "0.1",
     "--pretrain.batch-size": "8",
     "--pretrain.epochs": "1",
-    "--finetune.epochs": "9",
+    "--finetune.epochs": "6",
     "--finetune.min-learning-rate": "1e-8",
     "--probe-seconds": "0",
     "--device": "cpu",

@@ -44,8 +44,8 @@ def frozen(suggestion: Mapping[str, Any], outcome: Mapping[str, Any] | None) -> 
         values=found["values"],
         datetime_start=_time(suggestion["time"]),
         datetime_complete=_time(found["time"]),
-        params=dict(suggestion["params"]),
-        distributions={name: json_to_distribution(text) for name, text in suggestion["distributions"].items()},
+        params=dict(sorted(suggestion["params"].items())),  # in one order, read back or not
+        distributions={name: json_to_distribution(text) for name, text in sorted(suggestion["distributions"].items())},
         user_attrs={"trial": str(suggestion["trial"]["digest"])[:12]},
         system_attrs={},
         intermediate_values={int(progress): value for progress, value in found["curve"].items()},
