@@ -198,7 +198,8 @@ class SearchCommand(Command):
 
     def _trials_line(self, plan: _Plan) -> str:
         options, made = self.options, len(plan.suggestions.records)
-        goal = f"validation {options.objectives[0]}, mean of {' and '.join(plan.suggestions.design.goal.arms)}"
+        arms = plan.suggestions.design.goal.arms
+        goal = f"validation {options.objectives[0]} of the {' and the '.join(arms)}{', mean' if len(arms) > 1 else ''}"
         goals = [goal, *options.objectives[1:]]
         pruned = "pruned by ASHA, which the hours do not know of" if options.prunes else "not pruned"
         left = options.trials - made

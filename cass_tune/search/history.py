@@ -48,7 +48,7 @@ def frozen(suggestion: Mapping[str, Any], outcome: Mapping[str, Any] | None) -> 
         distributions={name: json_to_distribution(text) for name, text in sorted(suggestion["distributions"].items())},
         user_attrs={"trial": str(suggestion["trial"]["digest"])[:12]},
         system_attrs={},
-        intermediate_values={int(progress): value for progress, value in found["curve"].items()},
+        intermediate_values=dict(sorted((int(progress), value) for progress, value in found["curve"].items())),
     )
     trial._validate()
     return trial

@@ -102,7 +102,8 @@ class Suggestions:
         if winner is None or self._results.trial(winner["trial"]["digest"]).is_finished():
             return None
         trial = self.trial(winner)
-        return replace(self.wanted(winner, trial), pruning=None, is_tested=True)
+        item = self.wanted(winner, trial)
+        return replace(item, name=f"{item.name}, the winner's test", pruning=None, is_tested=True)
 
     def trial(self, record: Mapping[str, Any]) -> Trial:
         """Return the trial of a recorded suggestion."""
