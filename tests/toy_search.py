@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cass_tune.results import Record, SearchFolder, StudyFolder
 from cass_tune.search import Search
+from cass_tune.study import Study
 from tests.small import report
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 RATES = (1e-7, 3e-7, 1e-6, 3e-6, 1e-4, 3e-4, 1e-3, 3e-3)
 """Learning rates of the toy space; those of its better half learn within few epochs, the others hardly at all."""
 BETTER = RATES[4:]
+BATCHES = (8, 16)
 
 DEFAULTS = {
     "--data.label-fraction": "0.2",
@@ -34,8 +36,11 @@ DEFAULTS = {
 
 
 def space(trial: optuna.Trial) -> Mapping[str, Any]:
-    """Return a learning rate."""
-    return {"finetune.learning_rate": trial.suggest_categorical("rate", RATES)}
+    """Return one of 16 cells."""
+    return {
+        "finetune.learning_rate": trial.suggest_categorical("rate", RATES),
+        "finetune.batch_size": trial.suggest_categorical("batch", BATCHES),
+    }
 
 
 TOY = Search(name="toy", title="A search for tests", space=space)
@@ -46,6 +51,18 @@ def run(*arguments: str, search: Search = TOY, results: Path | None = None) -> i
     place = ["--results", str(results)] if results else []
     defaults = [word for option, value in DEFAULTS.items() if option not in arguments for word in (option, value)]
     return search.main(report, [*defaults, *place, *arguments])
+
+
+def run_study(study: Study, *arguments: str, results: Path) -> int:
+    """Run the command line of a study with the same options."""
+    defaults = [word for option, value in DEFAULTS.items() if option not in arguments for word in (option, value)]
+    return study.main(report, [*defaults, "--results", str(results), *arguments])
+
+
+def history_open(results: Path, name: str = "toy") -> list[Record]:
+    """Return the suggestions of which nothing has become yet."""
+    found = records(results, name)
+    return [record for record in found.suggestions() if record["number"] not in found.outcomes()]
 
 
 def folder(results: Path, name: str = "toy") -> StudyFolder:

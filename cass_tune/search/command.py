@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +14,12 @@ from cass_tune.errors import Held, UsageError
 from cass_tune.estimate import Estimator
 from cass_tune.identity import ID_DIGITS, RESULTS_VERSION, Inputs, digest, segments, trial_digest
 from cass_tune.leases import Lease
-from cass_tune.options import Given, option
+from cass_tune.options import Given
 from cass_tune.overview import plan_lines, trial_lines
 from cass_tune.plan import OPEN, Wanted, describe_data
 from cass_tune.results import Record, StudyFolder, new_attempt
 from cass_tune.search.page import Search
-from cass_tune.search.sampling import Design, Draw, fields_again, random_draws
+from cass_tune.search.sampling import Design, Draw, changes, random_draws
 from cass_tune.search.settings import SearchSettings
 from cass_tune.search.space import check_given, label
 from cass_tune.search.supply import Suggestions
@@ -86,7 +85,6 @@ class SearchCommand(Command):
             why = " ".join(unchecked)
             self.console.say(*plan_lines([], [], {}, listing, None, unchecked=why, price=None, trials=what), DRY_RUN)
             return ending.DONE
-        _check_metric(listing, self.options)
         plan = self._planned(design, listing, estimator, inputs, draws)
         self._say(plan)
         if self.options.dry_run:
@@ -167,14 +165,12 @@ class SearchCommand(Command):
 
     def _check_unchanged(self, design: Design, record: Record) -> None:
         """Raise a UsageError when the space has another meaning than when it was asked before."""
-        fields = None
-        with suppress(UsageError, ValueError):
-            fields = fields_again(design, record)
-        if fields != record["fields"]:
+        problem = changes(design, record)
+        if problem:
             raise UsageError(
-                f"The space of {self.study.name} has changed since its suggestion {record['number']}: with the same "
-                f"parameters it sets {fields}, before {record['fields']}. Give the search another name, another "
-                "--search-seed, or other --results; what its trials have computed is found again."
+                f"The space of {self.study.name} has changed since its suggestion {record['number']}: {problem}. Give "
+                "the search another name, another --search-seed, or other --results; what its trials have computed is "
+                "found again."
             )
 
     def _say(self, plan: _Plan) -> None:
@@ -273,6 +269,9 @@ class SearchCommand(Command):
             failed = winner is not None and self.results.trial(winner["trial"]["digest"]).status() not in OPEN
             self.console.say(*([] if failed else [ending.last_line(ending.INTERRUPTED)]))
             return ending.FAILED if failed else ending.INTERRUPTED
+        if winner is None:
+            why = dict.fromkeys(outcome["why"] for outcome in found.outcomes.values())
+            self.console.say(f"No trial of the search has reached a value: {'; '.join(list(why)[:3])}")
         return ending.DONE if winner and "failed" not in states else ending.FAILED
 
 
@@ -291,11 +290,3 @@ class _Registered:
 
     def is_over(self) -> bool:
         return self._suggestions.is_over()
-
-
-def _check_metric(listing: Listing, settings: SearchSettings) -> None:
-    if settings.objectives[0] == "auroc" and len(listing.classes) < 2:
-        raise UsageError(
-            f"{option('objectives')} auroc is never measured with one class ({', '.join(listing.classes)}). "
-            "Give macro_f1, balanced_accuracy or accuracy."
-        )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cass_tune.config import Trial
+from cass_tune.errors import UsageError
 from cass_tune.identity import digest
 from cass_tune.pruning import Goal
 from cass_tune.results import Record
@@ -108,11 +109,24 @@ def random_draws(design: Design, count: int) -> list[Draw]:
     return [_resolved(design, study.ask()) for _ in range(count)]
 
 
-def fields_again(design: Design, suggestion: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that the space sets now with the parameters of an earlier suggestion."""
+def changes(design: Design, suggestion: Mapping[str, Any]) -> str:
+    """Return in what the space differs from what an earlier suggestion recorded of it, or an empty text."""
     import optuna
 
-    return ask(design.space, optuna.trial.FixedTrial(suggestion["params"]))  # type: ignore[arg-type]
+    from cass_tune.search import history
+
+    fixed: Any = optuna.trial.FixedTrial(suggestion["params"])
+    try:
+        fields = ask(design.space, fixed)
+    except UsageError as error:
+        return f"it cannot be asked again ({error})"
+    asked = history.params_record(fixed)
+    for name, found in asked["distributions"].items():
+        before = suggestion["distributions"].get(name)
+        if found != before:
+            return f"{name} is now of {found}, before of {before}"
+    before = suggestion["fields"]
+    return "" if fields == before else f"with the same parameters it sets {fields}, before {before}"
 
 
 def _resolved(design: Design, trial: optuna.Trial) -> Draw:
