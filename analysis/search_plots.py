@@ -57,6 +57,8 @@ def course_figure(rows: Sequence[Values], objective: str, title: str) -> Figure:
     marks = {"complete": ("o", _BLUE, "Complete"), "pruned": ("x", _GREY, "Pruned (its last value)")}
     for state, (marker, colour, text) in marks.items():
         own = [row for row in rows if row["state"] == state and row[objective] is not None]
+        if not own:
+            continue
         places, values = [row["number"] for row in own], [row[objective] for row in own]
         panel.plot(places, values, marker, color=colour, markersize=4, linestyle="none", label=text)
     best, line = -math.inf, []
@@ -65,6 +67,7 @@ def course_figure(rows: Sequence[Values], objective: str, title: str) -> Figure:
         line.append(best if best > -math.inf else math.nan)
     panel.step([row["number"] for row in rows], line, color=_RED, where="post", label="Best so far")
     panel.set_xlabel("Suggestion")
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.set_ylabel(_name(objective))
     panel.legend(frameon=False)
     return figure
@@ -166,7 +169,7 @@ def front_figure(rows: Sequence[Values], objectives: Sequence[str], title: str) 
     metric, hours = objectives
     panel.plot([r[hours] for r in others], [r[metric] for r in others], "o", color=_GREY, markersize=4, label="Others")
     panel.step([r[hours] for r in front], [r[metric] for r in front], "-o", color=_BLUE, where="post", label="Front")
-    for row in front:
+    for row in (row for row in front if row["repeats"] is None):
         panel.annotate(f"#{row['number']}", (row[hours], row[metric]), (3, 3), textcoords="offset points", fontsize=6)
     panel.set_xlabel(_name(hours))
     panel.set_ylabel(_name(metric))
