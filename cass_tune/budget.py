@@ -122,11 +122,6 @@ class Gate:
         self._is_ready = Readiness(results)
         self._budget = budget
 
-    @property
-    def has_budget(self) -> bool:
-        """Whether there are only so many hours."""
-        return self._budget is not None
-
     def __call__(self, item: Wanted, live: Iterable[Wanted] = ()) -> bool:
         """Return whether a trial may start now; while records cannot be read, none may.
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cass_tune import execution
 from cass_tune.budget import Budget, Gate
 from cass_tune.config import ARMS, to_json
 from cass_tune.estimate import Estimator
 from cass_tune.leases import Lease
-from cass_tune.notices import Stop
 from cass_tune.options import Settings
 from cass_tune.pace import images_passed, kind
 from cass_tune.plan import Wanted
@@ -242,47 +239,6 @@ class TestByRay:
         self, session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         a_study_in_which_the_second_cell_does_not_fit(tmp_path, capsys)
-
-    def test_nothing_is_started_in_advance(
-        self, session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """All trials fit until the first one has begun, and none afterwards: none may be waiting for its place."""
-        import ray
-
-        def begun() -> int:
-            return len(list(tmp_path.glob("trials/*/attempts")))
-
-        class FirstAlone(Gate):
-            def __call__(self, item: Wanted, live: Iterable[Wanted] = ()) -> bool:
-                return not begun() and super().__call__(item, live)
-
-            def is_closed(self, waiting: Iterable[Wanted]) -> bool:
-                return begun() > 0
-
-        monkeypatch.setattr(execution, "Gate", FirstAlone)
-        all_cpus = str(int(ray.cluster_resources()["CPU"]))
-        assert small.run("--budget-hours", "1", "--cpus-per-trial", all_cpus, results=tmp_path) == 1
-        assert begun() == 1
-        assert len(list(tmp_path.glob("trials/*/result.json"))) == 1, "which is finished: nothing is cut off"
-
-    def test_a_trial_that_waits_for_a_place_does_not_keep_it_open(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from ray.tune.experiment import Trial
-
-        from cass_tune.runner import tuner
-
-        ended: list[object] = []
-        monkeypatch.setattr(tuner, "_end", ended.append)
-        parts: Any = (None, None, None, None, Stop(), tmp_path / "stop", lambda: "nothing that waits will fit")
-        watcher = tuner._Watcher(*parts)
-        trials: Any = [SimpleNamespace(status=status) for status in (Trial.PENDING, Trial.PAUSED)]
-        watcher.on_step_end(0, trials)
-        assert ended == [trials]
-        trials[1].status = Trial.RUNNING
-        monkeypatch.setattr(watcher, "_look_for_progress", lambda trials: None)
-        watcher.on_step_end(0, trials)
-        assert ended == [trials], "what runs is never cut off"
 
     def test_nothing_fits(self, session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert small.run(*ONE, results=tmp_path) == 0

@@ -96,7 +96,6 @@ def run_trials(
         waiting = [item for item in wanted if not events.has_settled(str(item.digest))]
         return "nothing that waits will fit" if gate.is_closed(waiting) else None
 
-    room = _Room(resources, in_advance=not gate.has_budget)
     retries = Retries(results, options.max_failures)
     watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over))
     chosen = {**asdict(options), "stop_file": str(stop_file)}
@@ -108,7 +107,7 @@ def run_trials(
             search_alg=searcher,
             num_samples=MOST_TRIALS if searcher else 1,
             trial_dirname_creator=lambda trial: str(trials[trial].digest)[:12],
-            scheduler=StudyScheduler(is_ready, room, lambda: stop.reason is not None, ask_every_s),
+            scheduler=StudyScheduler(is_ready, _Room(resources), lambda: stop.reason is not None, ask_every_s),
         ),
         run_config=tune.RunConfig(
             name=options.run,
@@ -189,17 +188,10 @@ class _Trials:
 
 
 class _Room:
-    """How many trials can run at once on the nodes that there are, at least one, which a cluster may grow for.
+    """How many trials can run at once on the nodes that there are, and one more that waits for the next free place."""
 
-    Args:
-        resources: of one trial.
-        in_advance: one more, which waits for the next free place. Nobody asks it again when it gets that, so with hours
-            that a study may take there is none.
-    """
-
-    def __init__(self, resources: Mapping[str, float], *, in_advance: bool) -> None:
+    def __init__(self, resources: Mapping[str, float]) -> None:
         self._needs = {name.upper(): amount for name, amount in resources.items() if amount}
-        self._more = int(in_advance)
         self._asked = 0.0
         self._room = 1
 
@@ -208,7 +200,7 @@ class _Room:
             self._asked = time.monotonic()
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             places = (min(int(node.get(name, 0) / need) for name, need in self._needs.items()) for node in nodes)
-            self._room = max(1, sum(places) + self._more)
+            self._room = 1 + sum(places)
         return self._room
 
 
@@ -293,7 +285,7 @@ class _Watcher(Callback):
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._look_for_progress(trials)
         if self._stop.reason is None:
-            if not any(trial.status == Trial.RUNNING for trial in trials) and self._over():
+            if not any(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in trials) and self._over():
                 _end(trials)
             return
         if self._deadline is None:
