@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from analysis.drawing import OKABE_ITO
 from analysis.figures import save, style
@@ -67,7 +68,7 @@ def course_figure(rows: Sequence[Values], objective: str, title: str) -> Figure:
         line.append(best if best > -math.inf else math.nan)
     panel.step([row["number"] for row in rows], line, color=_RED, where="post", label="Best so far")
     panel.set_xlabel("Suggestion")
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel(_name(objective))
     panel.legend(frameon=False)
     return figure
