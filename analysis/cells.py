@@ -16,7 +16,7 @@ from analysis.statistics import Estimate, paired_difference, summarise
 from cass_tune.config import PROBES
 
 _PARTS = ("mean", "low", "high", "n", "sd")
-STATES = ("failed", "running", "missing", "collapsed")
+STATES = ("failed", "running", "missing", "collapsed", "pruned", "untested")
 """What may have become of a trial that is not done, in the order in which it is told."""
 
 

@@ -131,15 +131,16 @@ def _cells_with(table: pd.DataFrame, axes: list[str], name: str) -> list[str]:
 
 
 def unfinished(frame: pd.DataFrame) -> list[str]:
-    """Return the trials that failed or collapsed, with error and log, and those that are running or missing."""
+    """Return the trials that failed or collapsed, with error and log, and those that are running, pruned, ..."""
     trials = once(frame, ["digest"])
     lines = []
     for state in ("failed", "collapsed"):
         rows = records(where(trials, {"status": state}))
         lines += [f"{state}: {row['name']}: {row['error']}\n  log: {row['log']}" for row in rows]
-    running = where(trials, {"status": "running"})["name"].tolist()
-    if running:
-        lines.append(wrap(f"running ({len(running)} of {len(trials)} trials): {listing(running)}"))
+    for state in ("running", "pruned", "untested"):
+        names = where(trials, {"status": state})["name"].tolist()
+        if names:
+            lines.append(wrap(f"{state} ({len(names)} of {len(trials)} trials): {listing(names)}"))
     missing = where(trials, {"status": "missing"})["name"].tolist()
     if missing:
         lines.append(wrap(f"missing ({len(missing)} of {len(trials)} trials; run the study again): {listing(missing)}"))

@@ -132,7 +132,7 @@ def wanted_trials(plans: list[Record]) -> list[tuple[int, Record, Record]]:
 def _rows(results: Results, plan: Record, trial: Record, place: Record) -> Iterator[Record]:
     folder = results.trial(trial["digest"])
     common = {**place, **_asked(plan, trial), **_became(folder)}
-    result, probes = folder.result() or {}, (folder.probes() or {}).get("arms", {})
+    result, probes = folder.outcome() or {}, (folder.probes() or {}).get("arms", {})
     for arm in ARMS:
         own = {"arm": arm, "weights": trial["weights"][arm], **_probed(probes.get(arm, {}))}
         yield {**common, **own, **_of_arm(result, trial["config"], arm)}
@@ -165,7 +165,7 @@ def _settings(config: Record) -> Record:
 
 def _became(folder: TrialFolder) -> Record:
     """Return the columns that both arms share of what became of a trial."""
-    result, failure = folder.result(), folder.failure()
+    result, failure = folder.outcome(), folder.failure()
     row: Record = {"trial_id": folder.id, "status": folder.status()}
     if folder.log.exists() or failure:
         row["log"] = str(folder.log)
@@ -191,7 +191,7 @@ def _of_arm(result: Record, config: Record, arm: str) -> Record:
     return {
         "model": found["model"],
         **{name: found.get(name) for name in ("best_epoch", "parameters")},
-        **{name: found["test"].get(name) for name in METRICS},
+        **{name: found.get("test", {}).get(name) for name in METRICS},
         **{f"validation_{name}": found["validation"].get(name) for name in METRICS},
         "pretrain_seconds": None if is_control else result["seconds"].get("pretrain"),
         "finetune_seconds": result["seconds"].get(arm),

@@ -135,7 +135,7 @@ class _Trial:
     def __init__(self, results: Results, wanted: Record) -> None:
         self.folder: TrialFolder = results.trial(wanted["digest"])
         self.config: Record = wanted["config"]
-        self.result: Record | None = self.folder.result()
+        self.result: Record | None = self.folder.outcome()
         self.chain = segments_of(wanted, self.result)
 
     @property

@@ -23,6 +23,7 @@ from analysis.published import select
 from analysis.results import load, read_plans, save, study_axes
 from analysis.robustness import EXPLANATION as ROBUSTNESS
 from analysis.robustness import robustness_rows, robustness_table
+from analysis.search import is_search
 from analysis.spending import spending_table
 from analysis.timing import timing_table
 from analysis.timing_text import (
@@ -50,13 +51,19 @@ def render(study: StudyFolder, published: Mapping[str, object] | None = None) ->
         study: the study's folder.
         published: which published rows lie beside it (`analysis.published.select`).
     """
+    if is_search(read_plans(study)):
+        from analysis import search_report
+
+        return search_report.render(study)
     return _render(_tables(study, load(study), published))
 
 
 def report(study: StudyFolder, published: Mapping[str, object] | None = None) -> str:
-    """Write results.parquet, index.csv, the tables and the plot of a study, and return its text."""
-    from analysis import plots
+    """Write results.parquet, index.csv, the tables and the plots of a study or a search, and return its text."""
+    from analysis import plots, search_report
 
+    if is_search(read_plans(study)):
+        return search_report.report(study)
     found = _tables(study, save(study), published)
     written = [*_write(study, found), *plots.draw(study, published or {})]
     folders = dict.fromkeys(str(path.parent) for path in written)
@@ -155,28 +162,61 @@ def _write(study: StudyFolder, found: _Tables) -> list[AnyPath]:
     for index, name in enumerate(file_names(plan, found.groups, "f1")):
         table, own = found.f1[index], [*head, *group_heading(found.groups, index)]
         rows = text_rows(table, axes, is_narrow=False)
-        written += _write_table(
-            study.tables / name, table, own, rows, [*footnotes(table, axes), EXPLANATION + TIME_EXPLAINED]
-        )
+        notes = [*footnotes(table, axes), EXPLANATION + TIME_EXPLAINED]
+        written += write_table(study.tables / name, table, own, rows, notes)
     for index, name in enumerate(file_names(plan, found.groups, "methods")):
         table, own = found.methods[index], [*head, *group_heading(found.groups, index)]
         if table is not None:
             rows = method_rows(table, axes, is_narrow=False)
-            written += _write_table(study.tables / name, table, own, rows, [methods_explanation(table)])
+            written += write_table(study.tables / name, table, own, rows, [methods_explanation(table)])
     for index, name in enumerate(file_names(plan, found.groups, "robustness")):
         table, own = found.robustness[index], [*head, *group_heading(found.groups, index)]
         if len(table):
-            written += _write_table(study.tables / name, table, own, robustness_rows(table), [ROBUSTNESS])
+            written += write_table(study.tables / name, table, own, robustness_rows(table), [ROBUSTNESS])
     for index, name in enumerate(file_names(plan, found.groups, "timing")):
         table, own = found.timing[index], [*head, *group_heading(found.groups, index)]
         rows = timing_rows(table, axes)
-        written += _write_table(study.tables / name, table, own, rows, [*timing_notes(table), TIMING])
-    (name,) = file_names(plan, found.groups[:1], "spending")
-    notes = [*spending_notes(found.spending), SPENDING]
-    return [*written, *_write_table(study.tables / name, found.spending, head, spending_rows(found.spending), notes)]
+        written += write_table(study.tables / name, table, own, rows, [*timing_notes(table), TIMING])
+    return [*written, *_write_spending(study, plan, head, found.spending)]
 
 
-def _write_table(path: AnyPath, table: pd.DataFrame, head: list[str], rows: Rows, notes: list[str]) -> list[AnyPath]:
+def write_spending(study: StudyFolder, plan: Record, head: list[str]) -> list[AnyPath]:
+    """Write the account of a study and return the files.
+
+    Args:
+        study: the study's folder.
+        plan: what was asked for last.
+        head: lines above the text.
+    """
+    return _write_spending(study, plan, head, spending_table(study))
+
+
+def _write_spending(study: StudyFolder, plan: Record, head: list[str], spending: pd.DataFrame) -> list[AnyPath]:
+    name = "DEMO_spending" if plan["demo"] else "spending"
+    notes = [*spending_notes(spending), SPENDING]
+    return write_table(study.tables / name, spending, head, spending_rows(spending), notes)
+
+
+def spending_blocks(study: StudyFolder) -> list[list[str]]:
+    """Return the account of a study as blocks of lines; nothing where nothing was spent."""
+    spending = spending_table(study)
+    if not len(spending):
+        return []
+    short = device_numbers(spending)
+    rows = ["Time of the study", aligned(spending_rows(spending, short)), *spending_notes(spending)]
+    return [rows, [*device_lines(short), wrap(SPENDING)]]
+
+
+def write_table(path: AnyPath, table: pd.DataFrame, head: list[str], rows: Rows, notes: list[str]) -> list[AnyPath]:
+    """Write a table as numbers (CSV) and as text (Markdown), and return the files.
+
+    Args:
+        path: of the files, without an ending.
+        table: numbers.
+        head: lines above the text.
+        rows: the text, its header first.
+        notes: paragraphs below it.
+    """
     numbers, text = (path.with_name(f"{path.name}.{kind}") for kind in ("csv", "md"))
     with whole_file(numbers) as temporary:
         table.to_csv(temporary, index=False)

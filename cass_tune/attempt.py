@@ -53,6 +53,8 @@ class RunOptions:
         probes: which probes of the frozen features are made before finetuning.
         probe_every: epochs of pretraining between two kNN probes on the validation images; 0: never.
         stop_file: the trial saves its state and leaves when there is such a file.
+        test: whether the finetuned arms are tested; without it the trial ends untested, and a later attempt that is to
+            test it goes on from there.
     """
 
     device: str = "cpu"
@@ -69,6 +71,7 @@ class RunOptions:
     probes: Sequence[str] = PROBES
     probe_every: int = 0
     stop_file: str | None = None
+    test: bool = True
 
 
 class Training(Protocol):

@@ -51,6 +51,10 @@ class Budget:
         self._epochs_s: dict[str, float] = {}
         self._overheads_s: list[float] = []
 
+    def add(self, item: Wanted) -> None:
+        """Take note of a trial that has been added to the run."""
+        self._configs[str(item.digest)] = to_json(item.trial)
+
     def started(self, digest: str) -> None:
         """Take note that a trial starts."""
         self._starts[digest], self._epochs_s[digest] = self._clock(), 0.0

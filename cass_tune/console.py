@@ -116,7 +116,7 @@ class Progress:
 
     def __init__(self, console: Console, works: Mapping[str, Work], finished: int = 0) -> None:
         self._console = console
-        self._works = works
+        self._works = dict(works)
         self._finished = finished
         self._started = time.monotonic()
         self._computing_since: float | None = None
@@ -191,22 +191,31 @@ class Progress:
         seconds = time.monotonic() - (work.started or time.monotonic())
         self._event(f"done     {work.name}  {result}  in {duration(seconds)}")
 
+    def add(self, digest: str, work: Work) -> None:
+        """Take note of a trial that has been added to the run, or is to be run once more."""
+        self._works[digest] = work
+
     def fail(self, digest: str, reason: str) -> None:
         """Take note of a failed trial."""
         self._works[digest].state = "failed"
         self._event(f"FAILED   {self._works[digest].name}  {reason}")
 
+    def prune(self, digest: str, reason: str) -> None:
+        """Take note of a trial that was stopped early."""
+        self._works[digest].state = "pruned"
+        self._event(f"pruned   {self._works[digest].name}  {reason}")
+
     def has_settled(self, digests: Iterable[str]) -> bool:
-        """Return whether all these trials are done or failed; after an interruption some are not."""
-        return all(self._works[digest].state in ("done", "failed") for digest in digests)
+        """Return whether all these trials are done, pruned or failed; after an interruption some are not."""
+        return all(self._works[digest].state in ("done", "pruned", "failed") for digest in digests)
 
     def summary(self) -> str:
         """Return counts, time so far and time left."""
         states = [work.state for work in self._works.values()]
         done = self._finished + states.count("done")
         text = f"{done} of {self._finished + len(states)} done, {states.count('running')} running"
-        failed = f", {states.count('failed')} failed" if "failed" in states else ""
-        return f"{text}{failed}, {duration(time.monotonic() - self._started)}{self._time_left()}"
+        others = "".join(f", {states.count(name)} {name}" for name in ("pruned", "failed") if name in states)
+        return f"{text}{others}, {duration(time.monotonic() - self._started)}{self._time_left()}"
 
     def _time_left(self) -> str:
         open_works = [work for work in self._works.values() if work.state in ("waiting", "running")]

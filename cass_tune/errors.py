@@ -38,6 +38,10 @@ class Collapsed(Exception):
     """A pretraining whose outputs became constant, under ``--on-collapse stop``."""
 
 
+class Pruned(Exception):
+    """A trial of a search that was stopped because others were better at the same point; the text says where."""
+
+
 class Held(Exception):
     """A folder that another process is computing.
 

@@ -70,7 +70,7 @@ class TrialEvents:
 
     def ended(self, digest: str) -> None:
         """Take note that a trial ended by itself; without a result it is still to be run."""
-        record = self._results.trial(digest).result()
+        record = self._results.trial(digest).outcome()
         if record is not None:
             self._settled.append(None)
             self._progress.finish(digest, headline(record))
@@ -83,7 +83,7 @@ class TrialEvents:
         return digest in self._pretrained
 
     def has_settled(self, digest: str) -> bool:
-        """Return whether a trial is done or failed; after an interruption some are not."""
+        """Return whether a trial is done, pruned or failed; after an interruption some are not."""
         return self._progress.has_settled([digest])
 
     def waiting(self) -> None:
@@ -99,6 +99,10 @@ class TrialEvents:
         """Take note that a trial failed for good; without a recorded failure it is still to be run."""
         failure = self._results.trial(digest).failure()
         if failure is None:
+            return
+        if failure["type"] == "Pruned":
+            self._settled.append(None)
+            self._progress.prune(digest, failure["message"])
             return
         self._settled.append(failure)
         self.failed_digests.add(digest)

@@ -9,9 +9,9 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cass_tune import ending
 from cass_tune.budget import Budget, Gate
@@ -38,9 +38,49 @@ if TYPE_CHECKING:
     from cass_tune.trial import RunOptions
 
 
+class Supply(Protocol):
+    """Trials that are not known before others have ended."""
+
+    def next(self, has_settled: Callable[[str], bool]) -> Wanted | None:
+        """Return a trial to be run, or None: none at present; it does not wait.
+
+        Args:
+            has_settled: returns whether a trial of this run is over, by its identity.
+        """
+        ...
+
+    def is_over(self) -> bool:
+        """Return whether no trial will come any more."""
+        ...
+
+
 ROUNDS = 10
 """How often Ray Tune is given the trials that it ended without a result or a failure."""
 ASK_EVERY_S = 2.0
+
+
+class Further(Protocol):
+    """The further trials of a run."""
+
+    def next(self) -> Wanted | None:
+        """Return a further trial, or None: none at present."""
+        ...
+
+    def is_over(self) -> bool:
+        """Return whether no trial will come any more."""
+        ...
+
+
+class NothingMore:
+    """The supply of a study whose trials are all known."""
+
+    def next(self, has_settled: Callable[[str], bool]) -> Wanted | None:
+        """Return None."""
+        return None
+
+    def is_over(self) -> bool:
+        """Return True."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,22 +88,49 @@ class _Run:
     """The trials of a run, and what follows them.
 
     Args:
-        missing: trials to run, in order.
+        missing: trials to run, in order; those of the supply are added.
         late: finished trials that are only probed.
         own: epochs of pretraining that each computes itself, by its identity.
         estimator: judges them.
         progress: shows them.
         events: is told what they do.
         gate: says which may start.
+        supply: further trials.
+        added: is told about each of them.
+        stop: asked to stop the run when the supply fails.
+        errors: with which the supply failed.
     """
 
-    missing: Sequence[Wanted]
+    missing: list[Wanted]
     late: Sequence[Wanted]
     own: Mapping[str, int]
     estimator: Estimator
     progress: Progress
     events: TrialEvents
     gate: Gate
+    supply: Supply
+    added: Callable[[Wanted], None]
+    stop: Stop
+    errors: list[Exception] = field(default_factory=list)
+
+    def next(self) -> Wanted | None:
+        """Return a further trial, which is part of the run from now on, or None: none at present."""
+        if self.errors:
+            return None
+        try:
+            item = self.supply.next(self.events.has_settled)
+        except Exception as error:  # trials that run save their state first
+            self.errors.append(error)
+            self.stop.request("no further trial can be found")
+            return None
+        if item is not None:
+            self.missing[:] = [*(other for other in self.missing if other.digest != item.digest), item]
+            self.added(item)
+        return item
+
+    def is_over(self) -> bool:
+        """Return whether no trial will come any more."""
+        return self.supply.is_over()
 
     def rest(self) -> list[Wanted]:
         """Return the trials of this run that are neither done nor failed."""
@@ -177,6 +244,7 @@ class Execution:
         *,
         done: int,
         late: Sequence[Wanted] = (),
+        supply: Supply | None = None,
     ) -> None:
         """Run trials; a failing one leaves the others running.
 
@@ -186,6 +254,7 @@ class Execution:
             listing: their data.
             estimator: has judged them.
             done: trials of the study that are finished already, for the progress.
+            supply: further trials.
         """
         every = [*missing, *late]
         if missing:
@@ -198,15 +267,27 @@ class Execution:
         works |= {str(item.digest): Work(name=f"probes of {item.name}", phases={}) for item in late}
         progress = Progress(self.console, works, finished=done)
         budget = self._budget(every, estimator)
-        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(every), budget)
+        all_of_them = list(missing)
+        events = TrialEvents(self.results, progress, self.stop, self._tidy_after(all_of_them, late), budget)
+
+        def add(item: Wanted) -> None:
+            digest = str(item.digest)
+            progress.add(digest, work(item, estimator.sizes(item.trial), estimator.own_epochs([item])[digest]))
+            self.known_failures[digest] = self._failure_of(item)
+            if budget:
+                budget.add(item)
+
         run = _Run(
-            missing=missing,
+            missing=all_of_them,
             late=late,
             own=own,
             estimator=estimator,
             progress=progress,
             events=events,
             gate=Gate(self.results, budget, Readiness(self.results, self._redo, events.has_pretrained)),
+            supply=supply or NothingMore(),
+            added=add,
+            stop=self.stop,
         )
         try:
             if self.settings.local:
@@ -215,6 +296,8 @@ class Execution:
                 self._run_by_ray(run)
         finally:
             self.common_failure, self.failed = events.common_failure, events.failed_digests
+        if run.errors:
+            raise run.errors[0]
         if budget and self.stop.reason is None:
             rest = run.rest()
             self.left_to_others = run.gate.waiting_for_others(rest)
@@ -263,16 +346,17 @@ class Execution:
         if is_probed or device != assumed:
             self.console.say(*time_lines(run.estimator.times(run.missing, run.own), self.settings.price))
 
-    def _tidy_after(self, missing: Sequence[Wanted]) -> Callable[[str], object]:
+    def _tidy_after(self, missing: Sequence[Wanted], late: Sequence[Wanted]) -> Callable[[str], object]:
         """Return what makes room after each trial, where only unfinished ones keep their pretrainings."""
         if self.settings.keep_stages != "unfinished":
             return lambda digest: None
-        stages = {str(item.digest): [segment.stage for segment in item.segments] for item in missing}
-        to_run = {*stages}
+        over: set[str] = set()
 
         def tidy(digest: str) -> None:
-            to_run.discard(digest)
-            self.keeping.tidy(stages[digest], to_run)
+            over.add(digest)
+            every = [*missing, *late]
+            stages = [segment.stage for item in every if item.digest == digest for segment in item.segments]
+            self.keeping.tidy(stages, {str(item.digest) for item in every} - over)
 
         return tidy
 
@@ -315,7 +399,11 @@ class Execution:
         line = run.rest()
         tries: Counter[str] = Counter()
         with run.progress.shown(), stopped_by_signals(self.stop) as came:
-            while line and self.stop.reason is None:
+            while self.stop.reason is None:
+                while (further := run.next()) is not None:
+                    line.append(further)
+                if not line:
+                    break
                 with run.gate.round():
                     item = next(filter(run.gate, line), None)
                 if item is None and run.gate.is_closed(line):
@@ -339,7 +427,15 @@ class Execution:
         known = self.known_failures[digest]
         events.started(digest)
         try:
-            rows = run_trial(item.trial, self.results, options, item.inputs, stop=self.stop, known_failure=known)
+            rows = run_trial(
+                item.trial,
+                self.results,
+                replace(options, test=item.is_tested),
+                item.inputs,
+                stop=self.stop,
+                known_failure=known,
+                pruning=item.pruning,
+            )
             for row in rows:
                 events.row(digest, row)
         except (Held, HoldLost) as error:
@@ -405,9 +501,10 @@ class Execution:
                 gate=run.gate,
                 leave=self._leave,
                 failures=self.known_failures,
+                supply=run,
             )
             rest = run.rest()
-            if self.stop.reason or not rest or run.gate.is_closed(rest):
+            if self.stop.reason or (run.is_over() and not rest) or run.gate.is_closed(rest):
                 return
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,11 +16,14 @@ from cass_tune.data.pixels import Pixels
 from cass_tune.data.splits import Parts
 from cass_tune.results import Record
 from cass_tune.storage import Lines, patiently
+from cass_tune.tensors import read_tensors
 from cass_tune.training.finetune import Evaluation, Finetuning
 from cass_tune.training.models import save_arm
 from cass_tune.training.state import State, below
 
-EVALUATED = ("validation", "test")
+logger = logging.getLogger(__name__)
+
+PARTS = ("validation", "test")
 
 
 class FinetuneSteps:
@@ -62,14 +66,47 @@ class FinetuneSteps:
             for row in attempt.folder.lost_rows(self._restored()):
                 lines.append(json.dumps(row, allow_nan=False))
             for arm in ARMS:
-                if arm in self.done:
+                if arm in self.done and self._is_evaluated(arm, parts, pixels):
                     yield from [{**row, "reused": True} for row in self.done[arm]["rows"]]
                     continue
                 training = self._begin(arm, start, parts, pixels)
                 yield from [{**row, "reused": True} for row in training.rows]
                 yield from self._train(training, lines, checkpointer)
                 self._conclude(training, parts)
+            if not attempt.options.test:
+                checkpointer.save()  # from which the test goes on, some day
             patiently(lines.flush, attempt.check_stop)
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The parts of the data on which the finetuned arms are evaluated."""
+        return PARTS if self._attempt.options.test else PARTS[:1]
+
+    def record(self, arm: str) -> Record:
+        """Return what the trial's result says of a finished arm; nothing of the test where that is left out."""
+        left_out = set(PARTS) - set(self.evaluated)
+        return {name: value for name, value in self.done[arm]["record"].items() if name not in left_out}
+
+    def _is_evaluated(self, arm: str, parts: Parts, pixels: Pixels) -> bool:
+        """Test a finished arm from its stored weights where that was left out; return whether it could be done."""
+        attempt = self._attempt
+        if not attempt.options.test or "test" in self.done[arm]["record"]:
+            return True
+        path, sha256 = attempt.folder.weights(arm), self.done[arm]["weights"]
+        try:
+            tensors = patiently(lambda: read_tensors(path, sha256), attempt.check_stop)
+        except (ValueError, FileNotFoundError) as error:
+            logger.warning("the %s is finetuned again, because its weights cannot be tested: %s", arm, error)
+            del self.done[arm], self.outputs[f"{arm}/validation"]
+            return False
+        batches = attempt.batches(pixels, f"finetune/{arm}")
+        model = attempt.blank_arm(arm).to(attempt.device)
+        training = Finetuning(attempt.trial, arm, model, attempt.listing, parts, batches, attempt.check_stop)
+        training.model.load_state_dict(tensors)
+        found = training.evaluate(parts.test)
+        self.done[arm]["record"] = {**self.done[arm]["record"], "test": found.metrics}
+        self.outputs[f"{arm}/test"] = found.outputs
+        return True
 
     def _restored(self) -> list[Record]:
         """Return the rows that the checkpoint holds."""
@@ -100,20 +137,21 @@ class FinetuneSteps:
 
     def _conclude(self, training: Finetuning, parts: Parts) -> None:
         """Evaluate and keep a finetuned arm; from here on it is done."""
-        attempt, arm = self._attempt, training.arm
-        found = {name: training.evaluate(getattr(parts, name)) for name in EVALUATED}
+        attempt, arm, sha256 = self._attempt, training.arm, list[str]()
+        found = {name: training.evaluate(getattr(parts, name)) for name in self.evaluated}
         if attempt.options.keep_weights == "all":
             name, size = getattr(attempt.trial.pretrain, arm), attempt.trial.data.image_size_px
             path, classes = attempt.folder.weights(arm), attempt.listing.classes
 
             def save() -> None:
-                save_arm(training.model, path, name=name, image_size_px=size, classes=classes)
+                sha256[:] = [save_arm(training.model, path, name=name, image_size_px=size, classes=classes)]
 
             attempt.store(save)
         self.done[arm] = {
             "rows": training.rows,
             "class_weights": dict(training.class_weights),
             "record": self._record(training, found),
+            "weights": sha256[0] if sha256 else None,
         }
         self.outputs.update({f"{arm}/{name}": evaluation.outputs for name, evaluation in found.items()})
         self._training = None

@@ -162,7 +162,15 @@ class Given:
     source: str | None = None
 
 
-def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[str], folder: Path) -> Given:
+def parse(
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    axes: Collection[str],
+    folder: Path,
+    kind: type[Settings] = Settings,
+) -> Given:
     """Read the options of a study.
 
     Args:
@@ -171,6 +179,7 @@ def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[
         description: shown in the help.
         axes: ``"section.field"`` of every axis: these take a list; with a mapping, the help shows the study's values.
         folder: where ``cass_tune.toml`` may lie.
+        kind: the options that are not fields of the trial.
 
     Raises:
         UsageError: every unknown option, wrong type and broken rule, of the arguments and of the file. Without any of
@@ -178,21 +187,21 @@ def parse(argv: Sequence[str], *, prog: str, description: str, axes: Collection[
         SystemExit: after ``--help``, or an option without its value.
     """
     problems: list[str] = []
-    argument_texts = _read_arguments(argv, prog, description, axes, problems)
-    file_texts = _read_file(folder / CONFIG_FILE, axes, problems)
+    argument_texts = _read_arguments(argv, prog, description, axes, kind, problems)
+    file_texts = _read_file(folder / CONFIG_FILE, axes, kind, problems)
     for here, rest in _REPLACES.items():
         for there in rest if here in argument_texts else ():
             file_texts.pop(there, None)
     values: dict[str, Any] = {}
     for source, texts in ((CONFIG_FILE, file_texts), ("the command line", argument_texts)):
         for path, text in texts.items():
-            _convert_into(values, path, text, axes, problems, source)
+            _convert_into(values, path, text, _hint(path, axes, kind), problems, source)
     own = {name: value for name, value in values.items() if "." not in name}
     try:
-        settings = Settings(**own)
+        settings = kind(**own)
     except UsageError as error:
         problems.extend(error.problems)
-        settings = Settings()
+        settings = kind()
     if problems:
         raise UsageError(*problems, *_broken_rules(values))
     fields = {path: value for path, value in values.items() if "." in path}
@@ -220,16 +229,16 @@ def _broken_rules(values: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def _hint(path: str, axes: Collection[str]) -> Any:
+def _hint(path: str, axes: Collection[str], kind: type[Settings]) -> Any:
     section, _, name = path.rpartition(".")
-    hint = get_type_hints(SECTIONS[section] if section else Settings)[name]
+    hint = get_type_hints(SECTIONS[section] if section else kind)[name]
     return tuple[hint, ...] if path in axes else hint
 
 
-def _known(axes: Collection[str]) -> dict[str, Any]:
-    names = [f.name for f in dataclasses.fields(Settings)]
-    paths = [f"{section}.{f.name}" for section, kind in SECTIONS.items() for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    return {path: _hint(path, axes) for path in (*names, *paths)}
+def _known(axes: Collection[str], kind: type[Settings]) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(kind)]
+    paths = [f"{section}.{f.name}" for section, cls in SECTIONS.items() for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return {path: _hint(path, axes, kind) for path in (*names, *paths)}
 
 
 def option(path: str) -> str:
@@ -237,7 +246,7 @@ def option(path: str) -> str:
     return f"--{path.replace('_', '-')}"
 
 
-def _read_file(path: Path, axes: Collection[str], problems: list[str]) -> dict[str, Any]:
+def _read_file(path: Path, axes: Collection[str], kind: type[Settings], problems: list[str]) -> dict[str, Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -250,7 +259,7 @@ def _read_file(path: Path, axes: Collection[str], problems: list[str]) -> dict[s
         inner = value if isinstance(value, dict) else {"": value}
         for name, item in inner.items():
             texts[f"{key}.{name}".rstrip(".").replace("-", "_")] = item
-    known = _known(axes)
+    known = _known(axes, kind)
     for name in [name for name in texts if name not in known]:
         problems.append(f"{path.name}: unknown key {name!r}.{did_you_mean(name, known)}")
         del texts[name]
@@ -258,13 +267,18 @@ def _read_file(path: Path, axes: Collection[str], problems: list[str]) -> dict[s
 
 
 def _read_arguments(
-    argv: Sequence[str], prog: str, description: str, axes: Collection[str], problems: list[str]
+    argv: Sequence[str],
+    prog: str,
+    description: str,
+    axes: Collection[str],
+    kind: type[Settings],
+    problems: list[str],
 ) -> dict[str, Any]:
     import tyro
 
-    options = _options_class(axes)
+    options = _options_class(axes, kind)
     parsed, unknown = tyro.cli(options, prog=prog, description=description, args=list(argv), return_unknown_args=True)
-    names = [option(path) for path in _known(axes)]
+    names = [option(path) for path in _known(axes, kind)]
     problems += _given_twice(argv)
     for word in unknown:
         if word.startswith("--"):
@@ -293,13 +307,13 @@ def _given_twice(argv: Sequence[str]) -> list[str]:
     return [f"{name} is given {names.count(name)} times: give it once (an axis takes a list)." for name in repeated]
 
 
-def _options_class(axes: Collection[str]) -> Any:
+def _options_class(axes: Collection[str], kind: type[Settings]) -> Any:
     """A dataclass for tyro in which every option is text and may be left out."""
     sections = [
-        (name, kind, dataclasses.field(default=kind()))
-        for name, kind in ((name, _section_class(name, axes)) for name in SECTIONS)
+        (name, cls, dataclasses.field(default=cls()))
+        for name, cls in ((name, _section_class(name, axes)) for name in SECTIONS)
     ]
-    settings = [_option_field(Settings, f, f.name, axes) for f in dataclasses.fields(Settings)]
+    settings = [_option_field(kind, f, f.name, axes) for f in dataclasses.fields(kind)]
     return dataclasses.make_dataclass("Options", [*settings, *sections], frozen=True, kw_only=True)
 
 
@@ -317,7 +331,7 @@ def _section_class(section: str, axes: Collection[str]) -> type:
 def _option_field(owner: type, item: Any, path: str, axes: Collection[str]) -> tuple[str, Any, Any]:
     import tyro
 
-    hint = _hint(path, axes)
+    hint = _hint(path, axes, owner if issubclass(owner, Settings) else Settings)
     text = _texts(owner)[item.name]
     if hint is bool and owner is Settings:
         flag = tyro.conf.arg(help=text, help_behavior_hint="")
@@ -346,7 +360,7 @@ def _texts(owner: type) -> dict[str, str]:
     """Return the sentence under each field of a dataclass."""
     import docstring_parser
 
-    params = docstring_parser.parse_from_object(owner).params
+    params = [p for cls in reversed(owner.__mro__[:-1]) for p in docstring_parser.parse_from_object(cls).params]
     return {param.arg_name: " ".join((param.description or "").split()) for param in params}
 
 
@@ -372,10 +386,8 @@ def _metavar(hint: Any) -> str:
     return "|".join("|".join(get_args(a)) if get_origin(a) is Literal else names[a] for a in _alternatives(plain))
 
 
-def _convert_into(
-    values: dict[str, Any], path: str, text: Any, axes: Collection[str], problems: list[str], source: str
-) -> None:
-    hint = _plain(_hint(path, axes))
+def _convert_into(values: dict[str, Any], path: str, text: Any, hint: Any, problems: list[str], source: str) -> None:
+    hint = _plain(hint)
     try:
         if get_origin(hint) is tuple:
             parts = text if isinstance(text, list | tuple) else (text,)

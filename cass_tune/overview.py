@@ -19,8 +19,10 @@ SHARED_SHOWN = 3
 
 
 def headline(record: Mapping[str, Any]) -> str:
-    """Return both arms' macro-F1 on the test part, in one line."""
-    return "macro-F1 " + ", ".join(f"{arm} {values['test']['macro_f1']:.3f}" for arm, values in record["arms"].items())
+    """Return both arms' macro-F1 in one line: on the test part, or on validation where the test was left out."""
+    part = "test" if all("test" in values for values in record["arms"].values()) else "validation"
+    numbers = ", ".join(f"{arm} {values[part]['macro_f1']:.3f}" for arm, values in record["arms"].items())
+    return f"{'macro-F1' if part == 'test' else 'validation macro-F1'} {numbers}"
 
 
 def failure_line(failure: Mapping[str, Any] | None) -> str:
@@ -46,6 +48,7 @@ def plan_lines(
     *,
     unchecked: str,
     price: float | None,
+    trials: str | None = None,
 ) -> list[str]:
     """Return what the study wants, what is there, what will run, and what that takes.
 
@@ -57,8 +60,9 @@ def plan_lines(
         estimate: of the missing trials; None when something could not be checked.
         unchecked: why something could not be checked, or an empty text.
         price: of an hour of one device.
+        trials: says how many trials there are; the cells, controls and seeds of the wanted ones by default.
     """
-    lines = [*_data_lines(listing), _trials_line(wanted)]
+    lines = [*_data_lines(listing), trials or _trials_line(wanted)]
     if estimate is None:
         return [*lines, f"finished: unknown. Not checked: {unchecked}"]
     lines += [_state_line(missing, states), *_pretraining_lines(wanted, missing, estimate)]
@@ -99,7 +103,9 @@ def _count(number: int, noun: str) -> str:
 def _state_line(missing: Sequence[Wanted], states: Mapping[str, str]) -> str:
     found = Counter(states.values())
     counts = ", ".join(
-        f"{found[state]} {state}" for state in ("done", "failed", "collapsed", "running") if found[state]
+        f"{found[state]} {state}"
+        for state in ("done", "untested", "failed", "collapsed", "pruned", "running")
+        if found[state]
     )
     return f"finished: {counts or 'none'}; to run: {len(missing)}"
 

@@ -12,12 +12,13 @@ from cass_tune.data.listing import Listing
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, Segment, matters, segments, trial_digest
 from cass_tune.presets import of_method
+from cass_tune.pruning import Pruning
 from cass_tune.results import Results, TrialFolder
 
 Axes = Mapping[str, Sequence[Any]]
 
-OPEN = ("missing", "running")
-"""States of a trial that is neither finished nor failed; another process may be at it."""
+OPEN = ("missing", "running", "untested", "pruned")
+"""States of a trial that is neither finished nor failed: another process may be at it, or a search has left it so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class Wanted:
         digest: identity, or None with unknown inputs.
         segments: of its pretraining; none for a control or unknown inputs.
         passes: what shorter trials of other studies would go on from and lies on its way: their identity and segment.
+        pruning: when to stop it early, in a search.
+        is_tested: whether the test images are looked at, or it ends untested, in a search.
     """
 
     trial: Trial
@@ -44,6 +47,9 @@ class Wanted:
         """Yield every segment whose end must be stored, with the identity of the trial that goes on from it."""
         yield from ((str(self.digest), segment) for segment in self.segments)
         yield from self.passes
+
+    pruning: Pruning | None = None
+    is_tested: bool = True
 
     @property
     def is_control(self) -> bool:

@@ -114,6 +114,13 @@ def as_method(trial: Trial, given: Collection[str]) -> Trial:
     return with_fields(trial, {path: value for path, value in of_method(trial).items() if path not in given})
 
 
+def recipe_fields(recipe: str) -> dict[str, Any]:
+    """Return the value of every field that any recipe chooses, so that either can follow the other in a search."""
+    chosen = dict.fromkeys(path for fields in RECIPES.values() for path in fields)
+    defaults = {path: getattr(SECTIONS[path.partition(".")[0]](), path.partition(".")[2]) for path in chosen}
+    return {**defaults, **RECIPES[recipe]}
+
+
 def values_of(preset: str, recipe: str) -> dict[str, dict[str, Any]]:
     """Return by section the values that a preset and a recipe choose."""
     chosen: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}

@@ -5,8 +5,11 @@
                          wanted/<hash>.json: which trials want the ends of which epochs
     trials/<trial id>/   config.json, environment.json, epochs/<attempt>.jsonl, attempts/<attempt>.json, checkpoints/,
                          holder.json, probes.json, predictions.parquet, {cnn,vit}.safetensors, log.txt, failure.json,
+                         validated.json (of a search: finished but for the test images),
                          result.json (last: the trial is finished)
-    <study>/<data>-<preset>/   plans/<time>.json; index.csv, results.parquet, tables/, plots/ (derived)
+    <study>/<data>-<preset>/   plans/<time>.json; index.csv, results.parquet, tables/, plots/ (derived);
+                         search/<search id>/: suggestions/<number>.json, outcomes/<number>.json, holder.json, and
+                         journal.log, the same for Optuna (derived)
     ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
 
 The root is a local or shared folder, or an object store (`cass_tune.storage`).
@@ -197,6 +200,14 @@ class TrialFolder(Folder):
         """Return the finished trial's result, or None while it is not finished."""
         return read_json(self.path / "result.json")
 
+    def validated(self) -> Record | None:
+        """Return the result without anything of the test images, of a trial whose test was left out, or None."""
+        return read_json(self.path / "validated.json")
+
+    def outcome(self) -> Record | None:
+        """Return the result, or that without the test, or None while the trial is not finished."""
+        return self.result() or self.validated()
+
     def failure(self) -> Record | None:
         """Return the last error, or None."""
         return read_json(self.path / "failure.json")
@@ -252,8 +263,17 @@ class TrialFolder(Folder):
         """Write the result, unless there is one: from here on the trial is finished, and its checkpoints go."""
         if not self.is_finished():
             write_json(self.path / "result.json", result)
-        remove(self.path / "failure.json")
+        for name in ("failure.json", "validated.json"):
+            remove(self.path / name)
         self._tidy()
+
+    def leave_untested(self, record: Record) -> None:
+        """Write the result of a trial whose test is left out; its last checkpoint stays, to go on from."""
+        write_json(self.path / "validated.json", record)
+
+    def prune(self) -> None:
+        """Delete the checkpoints of a trial that was pruned: its pretraining is stored, so little is lost."""
+        remove(self.checkpoints)
 
     def _tidy(self) -> None:
         remove(self.checkpoints)
@@ -283,13 +303,15 @@ class TrialFolder(Folder):
         write_json(self.path / "failure.json", {**record, **more})
 
     def status(self) -> str:
-        """Return ``done``, ``collapsed``, ``failed``, ``running`` or ``missing``."""
+        """Return ``done``, ``untested``, ``collapsed``, ``pruned``, ``failed``, ``running`` or ``missing``."""
         if self.is_finished():
             return "done"
         failure = self.failure()
-        if failure is None:
-            return "running" if self.is_held() else "missing"
-        return "collapsed" if failure["type"] == "Collapsed" else "failed"
+        if failure is not None:
+            return {"Collapsed": "collapsed", "Pruned": "pruned"}.get(failure["type"], "failed")
+        if self.is_held():
+            return "running"
+        return "missing" if self.validated() is None else "untested"
 
     def set_aside(self) -> None:
         """Move an earlier result to ``earlier/<time>/`` so that the trial runs again."""
@@ -297,7 +319,11 @@ class TrialFolder(Folder):
         moved = [path for path in self.path.iterdir() if path.name not in stay] if self.path.is_dir() else []
         if not moved:
             return
-        first = ("result.json", "checkpoints")  # without them nothing that is left counts, should this be interrupted
+        first = (
+            "result.json",
+            "validated.json",
+            "checkpoints",
+        )  # without them nothing that is left counts, should this be interrupted
         moved.sort(key=lambda path: (first.index(path.name) if path.name in first else len(first), path.name))
         target = self.path / "earlier" / new_attempt()
         target.mkdir(parents=True)
@@ -391,6 +417,42 @@ class StageFolder(Folder):
         """Delete the end of an epoch, its declaration first."""
         remove(self.end(epoch) / "run.json")
         remove(self.end(epoch))
+
+
+class SearchFolder:
+    """What a search has suggested, in order, and what became of it; numbers count from 0 without a gap.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: AnyPath) -> None:
+        self.path = path
+
+    @property
+    def journal(self) -> AnyPath:
+        return self.path / "journal.log"
+
+    def suggest(self, number: int, record: Record) -> None:
+        """Record a suggestion, before its trial starts."""
+        write_json(self.path / "suggestions" / f"{number:05d}.json", record)
+
+    def suggestions(self) -> list[Record]:
+        """Return the suggestions, oldest first."""
+        return self._records("suggestions")
+
+    def end(self, number: int, record: Record) -> None:
+        """Record what became of a suggestion."""
+        write_json(self.path / "outcomes" / f"{number:05d}.json", {**record, "number": number})
+
+    def outcomes(self) -> dict[int, Record]:
+        """Return what became of suggestions, by number."""
+        return {record["number"]: record for record in self._records("outcomes")}
+
+    def _records(self, kind: str) -> list[Record]:
+        folder = self.path / kind
+        paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        return [record for record in map(read_json, paths) if record]
 
 
 class Results:
@@ -497,12 +559,23 @@ class StudyFolder:
 
     def write_plan(self, plan: Record) -> None:
         """Keep what was asked for, unless it is what was asked for last."""
-        if self.plans()[-1:] != [plan]:
+        if [record["plan"] for record in self._plan_files()][-1:] != [plan]:
             write_json(self.path / "plans" / f"{new_attempt()}.json", {"plan": plan})
 
     def plans(self) -> list[Record]:
-        """Return what was asked for, oldest first."""
-        return [record["plan"] for record in self._plan_files()]
+        """Return what was asked for, oldest first; of a search all that it has suggested so far."""
+        return [self._with_suggestions(record["plan"]) for record in self._plan_files()]
+
+    def search(self, search_id: str) -> SearchFolder:
+        """Return the folder of a search."""
+        return SearchFolder(self.path / "search" / search_id)
+
+    def _with_suggestions(self, plan: Record) -> Record:
+        if "search" not in plan:
+            return plan
+        found = self.search(plan["search"]["id"]).suggestions()[: plan["search"]["trials"]]
+        axes = list(dict.fromkeys(path for record in found for path in record["fields"]))
+        return {**plan, "axes": axes, "trials": [record["trial"] for record in found]}
 
     def _plan_files(self) -> Iterable[Record]:
         folder = self.path / "plans"

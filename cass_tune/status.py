@@ -15,7 +15,7 @@ from cass_tune.overview import failure_line, headline
 from cass_tune.pace import Pace
 from cass_tune.results import Record, Results, StageFolder, StudyFolder, TrialFolder
 
-ORDER = ("running", "silent", "waiting", "failed", "collapsed", "done", "missing")
+ORDER = ("running", "silent", "waiting", "failed", "collapsed", "pruned", "done", "untested", "missing")
 """The order of the counts; the holder of a silent trial has not renewed its record for a while."""
 
 
@@ -173,12 +173,13 @@ def _seconds(trial: _Trial, phase: str, epochs: int, pace: Pace) -> float | None
 
 def _line(trial: _Trial, pace: Pace) -> str:
     details = {
-        "done": lambda: headline(trial.folder.result() or {}),
+        **dict.fromkeys(("done", "untested"), lambda: headline(trial.folder.outcome() or {"arms": {}})),
         "running": lambda: _running(trial, pace),
         "silent": lambda: _silent(trial),
         "waiting": lambda: f"for its pretraining, which {_where(trial.holder)} computes",
         "failed": lambda: failure_line(trial.folder.failure()),
         "collapsed": lambda: failure_line(trial.folder.failure()),
+        "pruned": lambda: (trial.folder.failure() or {}).get("message", ""),
         "missing": lambda: _begun(trial),
     }[trial.state]()
     return f"{trial.folder.id}  {trial.state:9}  {trial.wanted['name']}  {details}".rstrip()

@@ -69,6 +69,15 @@ class Study:
     cells: Callable[[Trial, Axes], Iterable[Trial]] = grid
     passes: tuple[int, ...] = ()
 
+    @property
+    def settings(self) -> type[Settings]:
+        """The options of the command line that are not fields of the trial."""
+        return Settings
+
+    def command(self, given: Given, console: Console, report: Report) -> Command:
+        """Return one call of the command line."""
+        return Command(self, given, console, report)
+
     def main(self, report: Report, argv: Sequence[str] | None = None) -> int:
         """Run the command line and return its exit code.
 
@@ -84,12 +93,13 @@ class Study:
                 description=self.title,
                 axes=self.axes,
                 folder=Path.cwd(),
+                kind=self.settings,
             )
             if given.settings.status:
                 console.say(*self._status(given))
                 return ending.DONE
             with ended_by_signals():
-                return _Command(self, given, console, report).run()
+                return self.command(given, console, report).run()
         except UsageError as error:
             Console(sys.stderr).say(*(f"error: {text}" for text in error.problems))
             return ending.USAGE
@@ -124,7 +134,7 @@ class Study:
             yield from status_lines(study)
 
 
-class _Command:
+class Command:
     """One call of a study's command line."""
 
     def __init__(self, study: Study, given: Given, console: Console, report: Report) -> None:
@@ -143,7 +153,7 @@ class _Command:
         self.console.say(self._first_line())
         trials = self._trials()
         unchecked: list[str] = []
-        listing: Listing | None = _collect(unchecked, self._listing, trials[0])
+        listing: Listing | None = collect(unchecked, self._listing, trials[0])
         inputs = self._inputs(trials, listing, unchecked)
         estimator = Estimator(self.results, listing, self.settings) if listing else None
         self._refuse(trials, estimator, unchecked)
@@ -173,10 +183,10 @@ class _Command:
         """Raise every mistake at once; a dry run lives with data and weights that are not on this machine."""
         misfits: list[str] = []
         if estimator is not None:
-            _collect(misfits, check_against_data, trials, estimator.sizes)
+            collect(misfits, check_against_data, trials, estimator.sizes)
         if misfits or (unchecked and not self.settings.dry_run):
             if not self.settings.dry_run:
-                _collect(misfits, self.execution.check, trials, names_alone=True)
+                collect(misfits, self.execution.check, trials, names_alone=True)
             raise UsageError(*dict.fromkeys([*unchecked, *misfits]))
 
     def _run(
@@ -241,15 +251,11 @@ class _Command:
                 given = " ".join(map(str, values)) or "none"
                 problems.append(f"{option(path)} takes different values, but got {given}.")
             for value in values:
-                _collect(problems, with_field, base, path, value)
-        if base.data.name == "phantom" and base.data.root:
-            problems.append(
-                "--data.root is not used by phantom, which is built in: name the data that lie there "
-                "(--data.name brain_mri, folder or csv), or leave --data.root out."
-            )
+                collect(problems, with_field, base, path, value)
+        problems += self._data_problems(base)
         if problems:
             raise UsageError(*dict.fromkeys(problems))
-        cells = _collect(problems, self._cells, base)
+        cells = collect(problems, self._cells, base)
         if problems:
             raise UsageError(*dict.fromkeys(problems))
         trials = replicate(cells, self.settings.seeds or PRESETS[self.preset].seeds)
@@ -261,6 +267,14 @@ class _Command:
         cells = [as_method(trial, given) for trial in self.study.cells(base, self.axes)]
         return with_controls(cells)
 
+    def _data_problems(self, base: Trial) -> list[str]:
+        if base.data.name != "phantom" or not base.data.root:
+            return []
+        return [
+            "--data.root is not used by phantom, which is built in: name the data that lie there "
+            "(--data.name brain_mri, folder or csv), or leave --data.root out."
+        ]
+
     def _base(self) -> tuple[Trial, list[str]]:
         problems: list[str] = []
         chosen = values_of(self.preset, self.settings.recipe)
@@ -269,7 +283,7 @@ class _Command:
             if path not in self.axes:
                 chosen[section][name] = _absolute(path, value)
         sections: dict[str, Any] = {
-            name: _collect(problems, kind, **chosen[name]) or kind() for name, kind in SECTIONS.items()
+            name: collect(problems, kind, **chosen[name]) or kind() for name, kind in SECTIONS.items()
         }
         return Trial(**sections), problems
 
@@ -284,11 +298,11 @@ class _Command:
         """Return what each trial reads; each distinct choice of weights is read once."""
         from cass_tune.weights import weights_identity
 
-        choices = {_weights_key(trial.pretrain): trial.pretrain for trial in trials}
-        known = {key: _collect(unchecked, weights_identity, pretrain) for key, pretrain in choices.items()}
+        choices = {weights_key(trial.pretrain): trial.pretrain for trial in trials}
+        known = {key: collect(unchecked, weights_identity, pretrain) for key, pretrain in choices.items()}
         inputs: dict[Trial, Inputs | None] = {}
         for trial in trials:
-            weights = known[_weights_key(trial.pretrain)]
+            weights = known[weights_key(trial.pretrain)]
             inputs[trial] = Inputs(data=listing.fingerprint, **weights) if listing and weights else None
         return inputs
 
@@ -342,14 +356,14 @@ def check_against_data(trials: Sequence[Trial], sizes: PartSizes) -> None:
 
     problems: list[str] = []
     for trial in trials:
-        found: Sizes | None = _collect(problems, sizes, trial)
+        found: Sizes | None = collect(problems, sizes, trial)
         if found:
-            _collect(problems, check_batch, trial, found.pretrain)
+            collect(problems, check_batch, trial, found.pretrain)
     if problems:
         raise UsageError(*dict.fromkeys(problems))
 
 
-def _collect(problems: list[str], function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+def collect(problems: list[str], function: Callable[..., Any], *args: Any, **named: Any) -> Any:
     """Return what the function returns; on a UsageError add its texts to the problems and return None."""
     try:
         return function(*args, **named)
@@ -358,7 +372,8 @@ def _collect(problems: list[str], function: Callable[..., Any], *args: Any, **na
         return None
 
 
-def _weights_key(pretrain: Pretrain) -> tuple[str, ...]:
+def weights_key(pretrain: Pretrain) -> tuple[str, ...]:
+    """Return what a choice of starting weights is known by."""
     return (pretrain.cnn, pretrain.vit, pretrain.weights_of("cnn"), pretrain.weights_of("vit"))
 
 

@@ -6,19 +6,20 @@ import logging
 import re
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import Any
 
 from cass_tune.attempt import Attempt, RunOptions
 from cass_tune.config import Trial, to_json
 from cass_tune.data.catalog import list_images
 from cass_tune.data.listing import Listing
-from cass_tune.errors import Collapsed, FailedElsewhere, Held, HoldLost, Interrupted, UsageError
+from cass_tune.errors import Collapsed, FailedElsewhere, Held, HoldLost, Interrupted, Pruned, UsageError
 from cass_tune.identity import RESULTS_VERSION, Inputs, segments, trial_digest
 from cass_tune.leases import Lease
 from cass_tune.notices import PROCESS, Source, Stop, command_source, every, watched
 from cass_tune.plan import can_be_probed
 from cass_tune.probe_steps import probe_later
+from cass_tune.pruning import Pruning
 from cass_tune.results import Results, TrialFolder, new_attempt
 from cass_tune.stages import rows_of
 from cass_tune.storage import AnyPath, Lines, ObjectPath, StorageError, patience, patiently, place
@@ -52,6 +53,7 @@ def run_trial(
     sources: Sequence[Source] = (),
     stop: Stop = PROCESS,
     known_failure: str | None = ANY_FAILURE,
+    pruning: Pruning | None = None,
 ) -> Iterator[Row]:
     """Run a trial and yield one row per epoch (`cass_tune.training.rows`); everything else goes to the results root.
 
@@ -67,10 +69,12 @@ def run_trial(
         stop: looked at between two steps.
         known_failure: identity of the recorded failure that is to be tried again, None when there was none; by default
             any is tried again.
+        pruning: when to stop it early, in a search.
 
     Raises:
         UsageError: this machine sees other images or weights, or the configuration does not fit the data.
         Collapsed: under ``on_collapse="stop"``.
+        Pruned: as `pruning` says.
         FailedElsewhere: another failure than the known one is recorded; nothing was changed.
         Held: another process computes this trial or its pretraining; nothing was changed.
         Interrupted: it was asked to stop, and has saved its state.
@@ -126,7 +130,7 @@ def run_trial(
         with _recorded(folder, name, options, lease), alerts.listening(), watched(stop, [*_sources(options), *sources]):
             attempt = attempt_of(lease)
             try:
-                yield from trial_steps(attempt)
+                yield from _pruned(trial_steps(attempt), pruning)
             except Exception as error:
                 error.position = attempt.position  # type: ignore[attr-defined]
                 raise
@@ -143,6 +147,18 @@ def _probe_later(folder: TrialFolder, attempt: Callable[[], Attempt]) -> None:
             logger.exception("the probes of trial %s failed", folder.id)
 
 
+def _pruned(steps: Iterator[Row], pruning: Pruning | None) -> Iterator[Row]:
+    """Yield rows until the trial is to be pruned; the steps are then closed before that is recorded."""
+    rows: list[Row] = []
+    with closing(steps):  # type: ignore[type-var]
+        for row in steps:
+            yield row
+            rows.append(row)
+            reason = pruning.reason(rows) if pruning else None
+            if reason:
+                raise Pruned(reason)
+
+
 def _leaving_when_asked(stop: Stop) -> Callable[[int, int], None]:
     """Return a progress callback that raises Interrupted when the stop is requested."""
 
@@ -154,7 +170,8 @@ def _leaving_when_asked(stop: Stop) -> Callable[[int, int], None]:
 
 
 def _is_finished(folder: TrialFolder, options: RunOptions) -> bool:
-    return folder.result() is not None and not (options.redo and not _of_run(folder, options.run))
+    found = folder.result() if options.test else folder.outcome()
+    return found is not None and not (options.redo and not _of_run(folder, options.run))
 
 
 def _of_run(folder: TrialFolder, run: str) -> list[Row]:
@@ -189,7 +206,10 @@ def _recorded(folder: TrialFolder, attempt: str, options: RunOptions, lease: Lea
         except HoldLost:
             raise  # nothing may be written any more
         except Exception as error:
-            logger.exception("trial %s failed", folder.id)
+            if isinstance(error, Pruned):
+                logger.info("trial %s is pruned: %s", folder.id, error)
+            else:
+                logger.exception("trial %s failed", folder.id)
             lease.check()
             _record_failure(folder, attempt, options, error)
             raise
@@ -202,14 +222,16 @@ def _record_failure(folder: TrialFolder, attempt: str, options: RunOptions, erro
     earlier = [end for end in ends if end["how"] == "failed"]
     returns = any(end["type"] == kind and end["position"] == position for end in earlier)
     folder.ended(attempt, "failed", type=kind, message=message, position=position)
-    if isinstance(error, UsageError | Collapsed) or returns or len(earlier) >= options.max_failures:
+    if isinstance(error, UsageError | Collapsed | Pruned) or returns or len(earlier) >= options.max_failures:
         folder.fail(kind, message, traceback.format_exc(), position=position, may_pass=may_pass(error))
         error.is_final = True  # type: ignore[attr-defined]
+    if isinstance(error, Pruned):
+        folder.prune()
 
 
 def is_final(error: Exception) -> bool:
     """Return whether the trial that raised this has failed for good; otherwise it is to be run again."""
-    return isinstance(error, UsageError | Collapsed | FailedElsewhere) or getattr(error, "is_final", False)
+    return isinstance(error, UsageError | Collapsed | Pruned | FailedElsewhere) or getattr(error, "is_final", False)
 
 
 def may_pass(error: Exception) -> bool:

@@ -19,7 +19,7 @@ from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import ARMS
 from cass_tune.data.pixels import load_pixels
 from cass_tune.data.splits import Parts, check_batch, split
-from cass_tune.finetune_steps import EVALUATED, FinetuneSteps
+from cass_tune.finetune_steps import FinetuneSteps
 from cass_tune.identity import RESULTS_VERSION
 from cass_tune.pretrain_steps import Pretrained, pretrained, start_of
 from cass_tune.probe_steps import probe_features
@@ -61,17 +61,18 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
     attempt.store(lambda: attempt.folder.write_environment(attempt.environment_record(attempt.devices)))
     result = _result(attempt, source, finetuning, parts)
     attempt.lease.check()
-    patiently(lambda: attempt.folder.finish(result), attempt.check_stop)
+    write = attempt.folder.finish if attempt.options.test else attempt.folder.leave_untested
+    patiently(lambda: write(result), attempt.check_stop)
 
 
 def _last_state(attempt: Attempt, checkpoints: Checkpoints) -> State | None:
-    """Return the trial's last checkpoint whose finished arms are kept as the options ask for."""
+    """Return the trial's last checkpoint whose finished arms are kept, and can be tested, as the options ask for."""
 
-    def has_weights(values: Mapping[str, Any]) -> bool:
-        kept = all(attempt.folder.weights(arm).exists() for arm in values["done"])
-        return attempt.options.keep_weights == "none" or kept
+    def is_enough(arm: str, done: Mapping[str, Any]) -> bool:
+        is_tested = "test" in done["record"] or not attempt.options.test
+        return attempt.folder.weights(arm).exists() or (attempt.options.keep_weights == "none" and is_tested)
 
-    found = checkpoints.newest(has_weights)
+    found = checkpoints.newest(lambda values: all(is_enough(arm, done) for arm, done in values["done"].items()))
     if found:
         attempt.devices = attempt.take_over(found.values)
     return found
@@ -91,19 +92,19 @@ def _result(attempt: Attempt, source: Pretrained | None, finetuning: FinetuneSte
             "pretrain": len(parts.pretrain) if source else 0,
             "labelled": len(parts.labelled),
             "validation": len(parts.validation),
-            "test": len(parts.test),
+            **({"test": len(parts.test)} if attempt.options.test else {}),
         },
         "bad_images": attempt.listing.bad_images,
         "seconds": {"pretrain": source.seconds if source else 0.0, **finetuning.seconds()},
         "devices": attempt.machine(attempt.devices)["devices"],
-        "arms": {arm: finetuning.done[arm]["record"] for arm in ARMS},
+        "arms": {arm: finetuning.record(arm) for arm in ARMS},
     }
 
 
 def _write_predictions(attempt: Attempt, finetuning: FinetuneSteps, parts: Parts) -> None:
-    """Write one row per arm and image of validation and test: any metric later, without a GPU."""
+    """Write one row per arm and image of every part evaluated: any metric later, without a GPU."""
     columns: dict[str, list[Any]] = {name: [] for name in ("arm", "split", "image", "group", "label", "outputs")}
-    for arm, name in itertools.product(ARMS, EVALUATED):
+    for arm, name in itertools.product(ARMS, finetuning.evaluated):
         rows = finetuning.outputs[f"{arm}/{name}"].tolist()
         for position, outputs in zip(getattr(parts, name), rows, strict=True):
             item = attempt.listing.items[position]

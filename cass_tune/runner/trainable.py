@@ -17,6 +17,7 @@ from cass_tune.config import from_json
 from cass_tune.errors import Held, HoldLost, Interrupted
 from cass_tune.identity import Inputs
 from cass_tune.notices import PROCESS, on_signal
+from cass_tune.pruning import Pruning
 from cass_tune.results import Results
 from cass_tune.storage import StorageError
 
@@ -79,8 +80,8 @@ def trainable(config: Mapping[str, Any]) -> None:
 
     Args:
         config: ``run``: ``{"trial": ..., "inputs": ..., "failure": ...}`` with the trial as `to_json` gives it and,
-            optionally, the inputs that the driver saw and the recorded failure that it knew; ``results``: the results
-            root; ``options``: fields of `cass_tune.trial.RunOptions`, optional.
+            optionally, the inputs that the driver saw, the recorded failure that it knew, when to prune it and whether
+            to test it; ``results``: the results root; ``options``: fields of `cass_tune.trial.RunOptions`, optional.
     """
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
@@ -90,10 +91,18 @@ def trainable(config: Mapping[str, Any]) -> None:
     run = config["run"]
     trial = from_json(json.dumps(run["trial"]))
     inputs = Inputs(**run["inputs"]) if run.get("inputs") else None
-    options = RunOptions(**config.get("options", {}))
+    options = RunOptions(**{**config.get("options", {}), "test": run.get("test", True)})
+    pruning = Pruning.from_record(run["pruning"]) if run.get("pruning") else None
     try:
-        known = run.get("failure", ANY_FAILURE)
-        rows = run_trial(trial, Results(config["results"]), options, inputs, sources=[drained], known_failure=known)
+        rows = run_trial(
+            trial,
+            Results(config["results"]),
+            options,
+            inputs,
+            sources=[drained],
+            known_failure=run.get("failure", ANY_FAILURE),
+            pruning=pruning,
+        )
         for row in rows:
             _report(row)
     except (Held, HoldLost):

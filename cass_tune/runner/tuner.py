@@ -21,16 +21,18 @@ from cass_tune.config import to_json
 from cass_tune.errors import Terminated
 from cass_tune.notices import Source, Stop, every, stopped_by_signals
 from cass_tune.plan import Wanted
-from cass_tune.results import Results
+from cass_tune.results import Record, Results
 from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
+from cass_tune.runner.searcher import MOST_TRIALS, TrialSearcher
 from cass_tune.runner.trainable import HELD, LEFT, UNSAVED, trainable
 from cass_tune.storage import AnyPath, ObjectPath, StorageError, patience, write_text
 
 if TYPE_CHECKING:
     from cass_tune.budget import Gate
     from cass_tune.events import TrialEvents
+    from cass_tune.execution import Further
     from cass_tune.trial import RunOptions
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ def run_trials(
     gate: Gate,
     leave: Callable[[bool], None],
     failures: Mapping[str, str | None],
+    supply: Further | None = None,
 ) -> None:
     """Run trials by Ray Tune within a session.
 
@@ -69,6 +72,7 @@ def run_trials(
         stop: a request to stop the study.
         gate: says which trial may start, and when none of those that wait ever will.
         failures: identity of the recorded failure by trial, of those that were there when the command began.
+        supply: further trials; `failures` is complete when it returns one.
         leave: ends this process when Ray does not answer any more after a stop; told whether SIGTERM came.
 
     Raises:
@@ -76,15 +80,12 @@ def run_trials(
         Terminated: SIGTERM came; the trials have saved their state.
         KeyboardInterrupt: SIGINT came twice.
     """
-    runs = [
-        {
-            "trial": to_json(item.trial),
-            "inputs": asdict(item.inputs) if item.inputs else None,
-            "failure": failures.get(str(item.digest)),
-        }
-        for item in wanted
-    ]
-    trials = _Trials({_key(run): w for run, w in zip(runs, wanted, strict=True)})
+    wanted = list(wanted)
+    trials = _Trials()
+    runs = [trials.add(item, failures) for item in wanted]
+    searcher = None
+    if supply is not None and not supply.is_over():
+        searcher = TrialSearcher(runs, _further(supply, wanted, trials, failures), lambda: stop.reason is not None)
     stop_file = results.stop_file(study, options.run)
     ask_every_s = ASK_OBJECTS_EVERY_S if isinstance(results.root, ObjectPath) else ASK_EVERY_S
 
@@ -101,9 +102,11 @@ def run_trials(
     chosen = {**asdict(options), "stop_file": str(stop_file)}
     tuner = tune.Tuner(
         tune.with_resources(trainable, dict(resources)),
-        param_space={"run": tune.grid_search(runs), "results": str(results.root), "options": chosen},
+        param_space={"results": str(results.root), "options": chosen, **({} if searcher else _grid(runs))},
         tune_config=tune.TuneConfig(
             reuse_actors=True,
+            search_alg=searcher,
+            num_samples=MOST_TRIALS if searcher else 1,
             trial_dirname_creator=lambda trial: str(trials[trial].digest)[:12],
             scheduler=StudyScheduler(is_ready, room, lambda: stop.reason is not None, ask_every_s, asking=gate.round),
         ),
@@ -115,12 +118,11 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=-1),
         ),
     )
-    folders = [results.trial(str(w.digest)) for w in wanted]
     with (
         stopped_by_signals(stop) as came,
         leaving_for_sure(
             stop,
-            lambda: any(folder.is_held() for folder in folders),
+            lambda: any(results.trial(str(item.digest)).is_held() for item in wanted),
             lambda: leave(signal.SIGTERM in came),
             most_s=STOP_S,
         ),
@@ -137,20 +139,48 @@ def run_trials(
         raise watcher.storage_error
 
 
+def _grid(runs: Sequence[Record]) -> Record:
+    return {"run": tune.grid_search(list(runs))}
+
+
+def _further(
+    supply: Further, wanted: list[Wanted], trials: _Trials, failures: Mapping[str, str | None]
+) -> Callable[[], Record | None]:
+    """Return what asks the supply for a trial and returns what Ray's trial is told."""
+
+    def ask() -> Record | None:
+        item = supply.next()
+        if item is None:
+            return None
+        wanted.append(item)
+        return trials.add(item, failures)
+
+    return ask
+
+
 def _key(run: Mapping[str, Any]) -> str:
     return json.dumps(run, sort_keys=True)
 
 
 class _Trials:
-    """What is wanted of each of Ray's trials.
+    """What is wanted of each of Ray's trials."""
 
-    Args:
-        wanted: by the JSON of the trial's configuration.
-    """
-
-    def __init__(self, wanted: Mapping[str, Wanted]) -> None:
-        self._wanted = wanted
+    def __init__(self) -> None:
+        self._wanted: dict[str, Wanted] = {}
+        """By the JSON of the trial's configuration."""
         self._found: dict[str, Wanted] = {}
+
+    def add(self, item: Wanted, failures: Mapping[str, str | None]) -> Record:
+        """Take note of a trial and return what Ray's trial is told."""
+        run = {
+            "trial": to_json(item.trial),
+            "inputs": asdict(item.inputs) if item.inputs else None,
+            "failure": failures.get(str(item.digest)),
+            "pruning": item.pruning.record() if item.pruning else None,
+            "test": item.is_tested,
+        }
+        self._wanted[_key(run)] = item
+        return run
 
     def __getitem__(self, trial: Trial) -> Wanted:
         if trial.trial_id not in self._found:

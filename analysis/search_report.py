@@ -1,0 +1,142 @@
+"""What a search has found, in words and tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+
+from analysis.format import aligned, wrap
+from analysis.frames import Values, records
+from analysis.notes import heading, unfinished
+from analysis.results import load, read_plans, save, study_axes
+from analysis.search import PARAMETER, importance, search_table
+from analysis.tables import spending_blocks, write_spending, write_table
+from cass_tune.config import ARMS
+from cass_tune.results import Record, StudyFolder
+from cass_tune.storage import AnyPath
+
+SHOWN = 15
+"""So many trials are shown in the terminal; the files have all."""
+
+EXPLANATION = (
+    "Values are those of the validation images, each arm with the weights of its best epoch, mean of the arms that"
+    " count. ft epochs: epochs of finetuning of these arms. A pruned trial was not among the best third of those that"
+    " had ended when it was suggested, or its pretraining collapsed; its value is its last. Only the winner is tested,"
+    " because the best of many looks too good on the images by which it was chosen; another test stems from another"
+    " study, or from the same search when it had fewer trials."
+)
+IMPORTANCE = (
+    "importance: share of the variance of the complete trials' values that a parameter explains alone (fANOVA); few or"
+    " pruned trials make it uncertain, and conditional parameters are not compared."
+)
+
+
+def render(study: StudyFolder) -> str:
+    """Return what a search has found as text, writing nothing."""
+    plan = read_plans(study)[-1]
+    return _render(study, plan, load(study), search_table(study, plan), importance(study, plan))
+
+
+def report(study: StudyFolder) -> str:
+    """Write results.parquet, index.csv, the tables and the plots of a search, and return its text."""
+    from analysis import search_plots
+
+    plan, frame = read_plans(study)[-1], save(study)
+    table, shares = search_table(study, plan), importance(study, plan)
+    head = heading(plan, frame, study_axes([plan]))
+    written: list[AnyPath] = []
+    for name, numbers, rows, note in (
+        ("search", table, _rows(table, plan, len(table)), EXPLANATION),
+        ("importance", shares, _shares(shares), IMPORTANCE),
+    ):
+        path = study.tables / _file_name(plan, name)
+        written += write_table(path, numbers, head, rows, [note])
+    written += [*write_spending(study, plan, head), *search_plots.draw(study)]
+    folders = dict.fromkeys(str(path.parent) for path in written)
+    journal = study.search(plan["search"]["id"]).journal
+    places = [*(f"written to {folder}" for folder in folders), f"Optuna's journal: {journal}"]
+    return "\n\n".join([_render(study, plan, frame, table, shares), "\n".join(places)])
+
+
+def _file_name(plan: Record, stem: str) -> str:
+    return f"DEMO_{stem}" if plan["demo"] else stem
+
+
+def _render(study: StudyFolder, plan: Record, frame: pd.DataFrame, table: pd.DataFrame, shares: pd.DataFrame) -> str:
+    if table.empty:
+        return f"{plan['title']}: nothing has been suggested yet."
+    states = Counter(table["state"].tolist())
+    counts = ", ".join(
+        f"{states[state]} {state}" for state in ("complete", "pruned", "failed", "open") if states[state]
+    )
+    of = f"{plan['search']['algorithm']}, {' and '.join(plan['search']['objectives'])}"
+    first = f"search {plan['search']['id']} ({of}): {len(table)} of {plan['search']['trials']} trials: {counts}"
+    blocks = [
+        [*heading(plan, frame, study_axes([plan])), wrap(first)],
+        [aligned(_rows(table, plan, SHOWN))],
+        [wrap(EXPLANATION)],
+        _winner(study, plan, table),
+        [aligned(_shares(shares)), wrap(IMPORTANCE)] if len(shares) else ["importance: too few complete trials"],
+        *spending_blocks(study),
+        [line for line in unfinished(frame) if not line.startswith(("untested", "pruned", "collapsed"))],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _rows(table: pd.DataFrame, plan: Record, most: int) -> list[list[str]]:
+    """Return the best trials as text: complete ones by their first value, then the others."""
+    objectives = plan["search"]["objectives"]
+    parameters = [name for name in table.columns if name.startswith(PARAMETER)]
+    names = [name.removeprefix(PARAMETER) for name in parameters]
+    header = ["#", "trial", "state", *objectives, "ft epochs", *(f"test {arm}" for arm in ARMS), *names]
+    found = sorted(records(table), key=lambda row: _rank(row, objectives[0]))
+    has_front = len(objectives) > 1
+    rows = [
+        [
+            f"{row['number']}{'*' if row['best'] else ''}{'+' if has_front and row['front'] else ''}",
+            row["trial_id"],
+            row["state"] if row["repeats"] is None else f"{row['state']}, as #{row['repeats']}",
+            *(_number(row[name]) for name in objectives),
+            str(row["finetune_epochs"]),
+            *(_number(row[f"test_macro_f1_{arm}"]) for arm in ARMS),
+            *(_parameter(row[name]) for name in parameters),
+        ]
+        for row in found[:most]
+    ]
+    return [header, *rows]
+
+
+def _rank(row: Values, objective: str) -> tuple[int, float]:
+    order = ("complete", "pruned", "failed", "open")
+    return order.index(row["state"]), -(row[objective] or 0.0)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _parameter(value: object) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _winner(study: StudyFolder, plan: Record, table: pd.DataFrame) -> list[str]:
+    best = [row for row in records(table) if row["best"]]
+    if not best:
+        return ["no winner: no trial is complete"]
+    (row,) = best
+    record = study.search(plan["search"]["id"]).suggestions()[row["number"]]
+    fields = " ".join(
+        f"--{path.replace('_', '-')} {value}" for path, value in record["fields"].items() if value is not None
+    )
+    tested = ", ".join(f"{arm} {_number(row[f'test_macro_f1_{arm}'])}" for arm in ARMS)
+    objective = plan["search"]["objectives"][0]
+    return [
+        f"winner (*): #{row['number']}, validation {objective} {_number(row[objective])}, test macro-F1 {tested}",
+        wrap(f"to run it in a study, with several seeds: {fields}"),
+    ]
+
+
+def _shares(shares: pd.DataFrame) -> list[list[str]]:
+    rows = [[row["objective"], row["parameter"], f"{row['importance']:.2f}"] for row in records(shares)]
+    return [["objective", "parameter", "importance"], *rows]

@@ -1,0 +1,95 @@
+"""The smallest real searches: the phantom, tiny networks, one pretraining for all trials, seconds per trial.
+
+`python -m tests.toy_search` runs the toy search with the options given, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cass_tune.results import Record, SearchFolder, StudyFolder
+from cass_tune.search import Search
+from cass_tune.study import Study
+from tests.small import report
+
+if TYPE_CHECKING:
+    import optuna
+
+RATES = (1e-7, 3e-7, 1e-6, 3e-6, 1e-4, 3e-4, 1e-3, 3e-3)
+"""Learning rates of the toy space; those of its better half learn within few epochs, the others hardly at all."""
+BETTER = RATES[4:]
+BATCHES = (8, 16)
+
+DEFAULTS = {
+    "--data.label-fraction": "0.2",
+    "--data.pretrain-fraction": "0.1",
+    "--pretrain.batch-size": "8",
+    "--pretrain.epochs": "1",
+    "--finetune.epochs": "6",
+    "--finetune.min-learning-rate": "1e-8",
+    "--probe-seconds": "0",
+    "--device": "cpu",
+}
+
+
+def space(trial: optuna.Trial) -> Mapping[str, Any]:
+    """Return one of 16 cells."""
+    return {
+        "finetune.learning_rate": trial.suggest_categorical("rate", RATES),
+        "finetune.batch_size": trial.suggest_categorical("batch", BATCHES),
+    }
+
+
+TOY = Search(name="toy", title="A search for tests", space=space)
+
+
+def run(*arguments: str, search: Search = TOY, results: Path | None = None) -> int:
+    """Run the search's command line in this process and return its exit code."""
+    place = ["--results", str(results)] if results else []
+    defaults = [word for option, value in DEFAULTS.items() if option not in arguments for word in (option, value)]
+    return search.main(report, [*defaults, *place, *arguments])
+
+
+def run_study(study: Study, *arguments: str, results: Path) -> int:
+    """Run the command line of a study with the same options."""
+    defaults = [word for option, value in DEFAULTS.items() if option not in arguments for word in (option, value)]
+    return study.main(report, [*defaults, "--results", str(results), *arguments])
+
+
+def history_open(results: Path, name: str = "toy") -> list[Record]:
+    """Return the suggestions of which nothing has become yet."""
+    found = records(results, name)
+    return [record for record in found.suggestions() if record["number"] not in found.outcomes()]
+
+
+def folder(results: Path, name: str = "toy") -> StudyFolder:
+    """Return the folder of the study."""
+    return StudyFolder(results / name / "phantom-demo")
+
+
+def records(results: Path, name: str = "toy") -> SearchFolder:
+    """Return the records of the only search."""
+    (path,) = (results / name / "phantom-demo" / "search").iterdir()
+    return SearchFolder(path)
+
+
+def history(results: Path, name: str = "toy") -> list[Record]:
+    """Return what was suggested and what became of it, without times."""
+    found = records(results, name)
+    outcomes = found.outcomes()
+    kept = ("number", "params", "fields", "pruning")
+    return [
+        {
+            **{key: record[key] for key in kept},
+            "digest": record["trial"]["digest"],
+            **{key: outcomes[record["number"]][key] for key in ("state", "why", "values", "curve")},
+        }
+        for record in found.suggestions()
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(run(*sys.argv[1:]))
