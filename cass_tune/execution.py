@@ -346,7 +346,7 @@ class Execution:
         if is_probed or device != assumed:
             self.console.say(*time_lines(run.estimator.times(run.missing, run.own), self.settings.price))
 
-    def _tidy_after(self, missing: Sequence[Wanted], late: Sequence[Wanted]) -> Callable[[str], object]:
+    def _tidy_after(self, missing: Sequence[Wanted], late: Sequence[Wanted] = ()) -> Callable[[str], object]:
         """Return what makes room after each trial, where only unfinished ones keep their pretrainings."""
         if self.settings.keep_stages != "unfinished":
             return lambda digest: None
