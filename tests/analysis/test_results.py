@@ -139,4 +139,4 @@ def test_what_an_older_version_wrote_has_the_defaults_of_what_came_later(tmp_pat
     settings = frame[[column(path) for path in FIELDS]].drop_duplicates()
     assert len(settings) == 1
     assert settings["pretrain_predictor"].tolist() == ["False"] and settings["pretrain_variance_weight"].tolist() == [0]
-    assert settings.filter(like="dino_").isna().all(axis=None)
+    assert settings.filter(like="dino_").isna().to_numpy().all()
