@@ -79,12 +79,8 @@ def test_what_should_move_moves_and_the_rest_does_not(name: str) -> None:
     still = {n for n, _ in training.method.named_parameters() if n.startswith(("arms.", "students."))}
     still = {n for n in still if any(part in f".{n}" for part in unused)}
     still |= {n for n in parameters(training) if n.endswith("weight_g")}
-    still |= parameters(training) & BEHIND_ZEROS
     found = moved(training) & parameters(training)
     assert found == parameters(training) - still
-
-
-BEHIND_ZEROS: set[str] = set()
 
 
 @EVERY
