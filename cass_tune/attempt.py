@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -165,8 +166,15 @@ class Attempt:
         """Return what config.json says."""
         return {"trial": to_json(self.trial), "inputs": vars(self.inputs), "results_version": RESULTS_VERSION}
 
-    def batches(self, pixels: Pixels, stream: str, views: Views = one_view) -> Batches:
-        """Return a loader with a stream of randomness."""
+    def batches(self, pixels: Pixels, stream: str, views: Views | None = None) -> Batches:
+        """Return a loader with a stream of randomness.
+
+        Args:
+            pixels: the images.
+            stream: names the draws.
+            views: makes the views of a training image; one by the trial's augmentation by default.
+        """
+        views = views or partial(one_view, strength=self.trial.data.augmentation_strength)
         return Batches(
             pixels,
             seed=self.trial.seed,

@@ -120,6 +120,9 @@ class Data(Section):
     normalisation: Literal["imagenet", "model"] = _later("imagenet")
     """Mean and std of the images: `imagenet`: ImageNet's for both arms (published); `model`: for each arm those of its
     timm configuration."""
+    augmentation_strength: float = _later(1.0)
+    """Factor of the published augmentation's ranges, and of the probability of its flips up to a half; from 0 (none)
+    to 4. DINO's pretraining has views of its own, which it leaves alone."""
 
     def rules(self) -> list[str]:
         """Return one text per rule, empty where it holds."""
@@ -133,7 +136,13 @@ class Data(Section):
             self._fraction("test_fraction", below_one=True),
             self._at_least("split_seed", 0),
             self._one_of("normalisation", ("imagenet", "model")),
+            self._not_negative("augmentation_strength") or self._strength_rule(),
         ]
+
+    def _strength_rule(self) -> str:
+        label, most = flag(type(self), "augmentation_strength"), 4
+        fine = self.augmentation_strength <= most
+        return "" if fine else f"{label} must be at most {most}, but got {self.augmentation_strength}."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Which hyperparameters suit CASS? A search by Ray Tune with Optuna's TPE, where a grid would be too large.
 
-Learning rates of both phases and both networks, recipe, weight decay with AdamW, batch size and normalisation, for the
-validation macro-F1, mean of both networks. A finetuning that is not among the best third at 1/27, 1/9 or 1/3 of its
-epochs stops (ASHA), and so does a pretraining that collapses. The test images are looked at once, for the winner.
+Learning rates of both phases and both networks, recipe, weight decay with AdamW, batch size, strength of the
+augmentation, and a variance term against collapse, for the validation macro-F1, mean of both networks. A finetuning
+that is not among the best third at 1/27, 1/9 or 1/3 of its epochs stops (ASHA), and so does a pretraining that
+collapses. The test images are looked at once, for the winner.
 
 Expected cost of 20 trials: as many pretrainings of 100 epochs of 4,570 images through both networks (5 h each at the
 24 images/s published for a V100), and finetuning; `--pretrain.epochs 20` searches at a fifth of that.
@@ -33,6 +34,9 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
         if fields[f"{section}.optimiser"] == "adamw":
             fields[f"{section}.weight_decay"] = trial.suggest_float(f"{section}_decay", 1e-3, 0.3, log=True)
     fields["pretrain.batch_size"] = trial.suggest_categorical("pretrain_batch", [8, 16, 32])
+    fields["data.augmentation_strength"] = trial.suggest_float("augmentation", 0.0, 2.0)
+    if trial.suggest_categorical("with_variance_term", [False, True]):
+        fields["pretrain.variance_weight"] = trial.suggest_float("variance_weight", 0.01, 10.0, log=True)
     return fields
 
 

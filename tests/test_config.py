@@ -58,6 +58,8 @@ BROKEN: list[tuple[str, Any, str]] = [
     *(("data.pretrain_fraction", value, SHARE) for value in (0.0, 2, math.nan)),
     *(("data.validation_fraction", value, INNER_SHARE) for value in (0.0, 1.0, 1, math.nan)),
     *(("data.test_fraction", value, INNER_SHARE) for value in (0.0, 1.0, -0.2)),
+    *(("data.augmentation_strength", value, NOT_NEGATIVE) for value in (-0.1, math.nan, math.inf)),
+    ("data.augmentation_strength", 4.1, "at most 4"),
     ("data.split_seed", -1, "at least 0"),
     ("data.normalisation", "none", "'imagenet', 'model'"),
     ("pretrain.method", "byol", "'cass', 'dino', 'supervised', 'none'"),
@@ -377,7 +379,9 @@ def _values(hint: Any, name: str) -> st.SearchStrategy[Any]:
         return st.integers(8, 10**9) | (st.none() if hint == int | None else st.nothing())
     if hint is float:
         return st.floats(0, 1, exclude_min=True, exclude_max=True) | (
-            st.nothing() if "fraction" in name or "momentum" in name else st.floats(1, 1e6) | st.integers(1, 9)
+            st.nothing()
+            if any(word in name for word in ("fraction", "momentum", "strength"))
+            else st.floats(1, 1e6) | st.integers(1, 9)
         )
     if hint == float | None:
         return st.none() | st.floats(0, 1, exclude_min=True)

@@ -86,9 +86,9 @@ def normalise_by_arm(images: Tensor, device: torch.device, constants: Mapping[st
     return {arm: normalised[each] for arm, each in constants.items()}
 
 
-def one_view(image: np.ndarray, rng: np.random.Generator) -> Sequence[np.ndarray]:
-    """Return one view of an image by the published augmentation."""
-    return [augment(image, rng)]
+def one_view(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> Sequence[np.ndarray]:
+    """Return one view of an image by the published augmentation, see `augment`."""
+    return [augment(image, rng, strength)]
 
 
 class _Images(Dataset[tuple[list[Tensor], int, int]]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class Method(nn.Module):
     @classmethod
     def views(cls, trial: Trial) -> Views:
         """Return what makes the views of an image; by default one view, by the published augmentation."""
-        return one_view
+        return partial(one_view, strength=trial.data.augmentation_strength)
 
     def trained(self, arm: str) -> nn.Module:
         """Return what an arm's optimiser steps: by default the arm and its part of `heads`, where there is one."""

@@ -156,3 +156,23 @@ def test_generators_differ_by_every_counter() -> None:
     places = [(0, "x", 0, 0), (1, "x", 0, 0), (0, "y", 0, 0), (0, "x", 1, 0), (0, "x", 0, 1), (0, "x", 1, 1)]
     assert len({first(generator(*place)) for place in places}) == len(places)
     assert first(generator(0, "x", 3, 4)) == first(generator(0, "x", 3, 4))
+
+
+def test_the_published_strength_is_the_default_and_none_is_the_image_itself() -> None:
+    for item in range(30):
+        views = [augment(NOISE, generator(0, "augmentation", 1, item), *strength) for strength in ((), (1.0,), (0.0,))]
+        assert np.array_equal(views[0], views[1])
+        assert np.array_equal(views[2], NOISE)
+
+
+def test_the_strength_scales_ranges_and_flips(applied: list[tuple[str, Any]]) -> None:
+    for item in range(DRAWS):
+        augment(NOISE, generator(0, "augmentation", 1, item), 2.0)
+    values = {name: [value for other, value in applied if other == name] for name, _ in applied}
+    shares = {name: len(values[name]) / DRAWS for name in ("affine", "vflip", "hflip")}
+    assert shares == {name: pytest.approx(x, abs=0.03) for name, x in (("affine", 0.3), ("vflip", 0.5), ("hflip", 0.5))}
+    factors, angles = np.array(values["adjust_contrast"]), np.array(values["affine"])
+    assert 0.6 <= factors.min() < 0.62 and 1.38 < factors.max() <= 1.4
+    assert -20 <= angles.min() < -19.6 and 19.6 < angles.max() <= 20
+    corners = np.array(values["perspective"]) - [[0, 0], [29, 0], [29, 19], [0, 19]]
+    assert np.abs(corners[:, :, 0]).max() == 6  # 0.4 of half the width
