@@ -90,7 +90,7 @@ class Data(Section):
     """Which images, how large, and which part of them is used."""
 
     name: str = "phantom"
-    """A catalogued set (phantom, brain_mri), or `folder` or `csv` for your own."""
+    """A catalogued set (phantom, brain_mri), `folder` or `csv` for your own, or a function of yours as module:name."""
     root: str | None = field(default=None, metadata=_PLACE)
     """Folder of the images (not needed for phantom)."""
     table: str = field(default="labels.csv", metadata=_PLACE)

@@ -333,7 +333,7 @@ def _option_field(owner: type, item: Any, path: str, axes: Collection[str]) -> t
 
     hint = _hint(path, axes, owner if issubclass(owner, Settings) else Settings)
     text = _texts(owner)[item.name]
-    if hint is bool and owner is Settings:
+    if hint is bool and issubclass(owner, Settings):
         flag = tyro.conf.arg(help=text, help_behavior_hint="")
         return item.name, Annotated[bool, tyro.conf.FlagCreatePairsOff, flag], False
     default = "" if item.default in (None, ()) else f"(default: {_default(item.default)})"

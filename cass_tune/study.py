@@ -124,7 +124,7 @@ class Study:
         chosen = [
             study
             for study in found
-            if (data is None or study.path.name.startswith(f"{data}-"))
+            if (data is None or study.path.name.startswith(f"{data.rpartition(':')[2]}-"))
             and (preset is None or study.path.name.endswith(f"-{preset}"))
         ]
         if not chosen:

@@ -249,6 +249,8 @@ def test_an_interrupted_study_continues_with_what_is_missing(tmp_path: Path) -> 
     line = ["--pretrain.learning-rate", "0.001", "--finetune.epochs", "100"]  # seconds longer than it takes to stop
     study = _start(tmp_path, *line)
     _wait_for("stages/*/epochs/*.jsonl", study, tmp_path)
+    finetuning = f"trials/{_trials(tmp_path)['seed=0'].id}/epochs/*.jsonl"
+    _wait_for(finetuning, study, tmp_path)  # after the probes, which begin anew
     study.send_signal(signal.SIGTERM)
     out, _ = study.communicate(timeout=120)
     assert study.returncode == 143, out

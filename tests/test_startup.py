@@ -19,7 +19,7 @@ from cass_tune.results import Results
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "timm", "pandas", "scipy", "sklearn", "matplotlib")
 ANALYSIS_MAY_USE = {
-    f"cass_tune.{name}" for name in ("results", "config", "identity", "errors", "storage", "search.history")
+    f"cass_tune.{name}" for name in ("results", "config", "identity", "errors", "storage", "presets", "search.history")
 }
 MAY_IMPORT_RAY = "cass_tune.runner"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 from collections.abc import Callable
 
 from cass_tune.config import Data
@@ -31,15 +33,39 @@ def list_images(data: Data, progress: Progress = no_progress) -> Listing:
     """Return the usable images of a data set.
 
     Args:
-        data: its name, place and options.
+        data: its name (a key of `SOURCES`, or ``module:function`` for your own), place and options.
         progress: called with the numbers of files examined and of all files.
 
     Raises:
         UsageError: the name is unknown, or something in the data is missing or wrong.
     """
+    if ":" in data.name:
+        return dataclasses.replace(_own(data.name)(data, progress), name=short_name(data.name))
     source = SOURCES.get(data.name)
     if source is None:
         raise UsageError(
-            f"--data.name must be one of {', '.join(SOURCES)}, but got {data.name!r}.{did_you_mean(data.name, SOURCES)}"
+            f"--data.name must be one of {', '.join(SOURCES)}, or your own as module:function, but got {data.name!r}."
+            f"{did_you_mean(data.name, SOURCES)}"
         )
     return source(data, progress)
+
+
+def short_name(name: str) -> str:
+    """Return the name by which a data set's results are filed: that of the function for your own."""
+    return name.rpartition(":")[2]
+
+
+def _own(name: str) -> Callable[[Data, Progress], Listing]:
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # of a module that is not ours
+        raise UsageError(
+            f"--data.name {name} cannot be used: {type(error).__name__}: {error}. Give module:function of a module "
+            "that Python can import here and on every machine that runs trials (the working folder, or PYTHONPATH)."
+        ) from error
+    if not callable(found):
+        raise UsageError(
+            f"--data.name {name} must be a function that takes the `Data` section and returns a `Listing`."
+        )
+    return found
