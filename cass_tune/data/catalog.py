@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable
+from typing import cast
 
 from cass_tune.config import Data
 from cass_tune.data.folder import brain_mri_listing, folder_listing
@@ -68,4 +69,4 @@ def _own(name: str) -> Callable[[Data, Progress], Listing]:
         raise UsageError(
             f"--data.name {name} must be a function that takes the `Data` section and returns a `Listing`."
         )
-    return found
+    return cast("Callable[[Data, Progress], Listing]", found)
