@@ -42,14 +42,13 @@ class Wanted:
     digest: str | None
     segments: tuple[Segment, ...] = ()
     passes: tuple[tuple[str, Segment], ...] = ()
+    pruning: Pruning | None = None
+    is_tested: bool = True
 
     def ends(self) -> Iterator[tuple[str, Segment]]:
         """Yield every segment whose end must be stored, with the identity of the trial that goes on from it."""
         yield from ((str(self.digest), segment) for segment in self.segments)
         yield from self.passes
-
-    pruning: Pruning | None = None
-    is_tested: bool = True
 
     @property
     def is_control(self) -> bool:

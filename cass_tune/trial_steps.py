@@ -54,7 +54,8 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
         source = yield from pretrained(attempt, parts, pixels)
         attempt.devices = list(dict.fromkeys([*source.devices, *attempt.devices]))
     start = partial(start_of, attempt, source)
-    probe_features(attempt, start, parts, pixels)
+    if attempt.options.test:  # the probes are measured on the test images
+        probe_features(attempt, start, parts, pixels)
     finetuning = FinetuneSteps(attempt, found)
     yield from finetuning.run(checkpoints, start, parts, pixels)
     attempt.store(lambda: _write_predictions(attempt, finetuning, parts))

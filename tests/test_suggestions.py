@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cass_tune.config import Trial
+from cass_tune.config import Trial, with_field
+from cass_tune.console import Console
 from cass_tune.errors import UsageError
+from cass_tune.options import parse
 from cass_tune.results import Results
 from cass_tune.search.sampling import random_draws
+from cass_tune.search.settings import SearchSettings
+from cass_tune.search.space import apply
+from studies.hyperparameter_search import STUDY
+from tests import small
 from tests.simulated import BEST, EPOCHS, GAMMAS, RATES, Driver, score
 
 if TYPE_CHECKING:
@@ -186,3 +192,19 @@ def test_a_space_that_makes_no_trials(tmp_path: Path, space: Any, texts: list[st
             ask()
         assert all(text in str(caught.value) for text in texts), str(caught.value)
     assert not (tmp_path / "search").exists()
+
+
+def test_a_method_brings_its_own_values_unless_the_space_or_the_user_sets_them() -> None:
+    rate = {"pretrain.learning_rate": 0.01}
+    trial = apply(Trial(), {"pretrain.method": "dino", **rate}, {})
+    assert trial.pretrain.schedule == "cosine_to_end" and trial.pretrain.learning_rate == 0.01
+    base = with_field(Trial(), "pretrain.clip_norm", 1.0)
+    trial = apply(base, {"pretrain.method": "dino"}, {}, ["pretrain.clip_norm"])
+    assert (trial.pretrain.clip_norm, trial.pretrain.weight_decay_end) == (1.0, 0.4)
+
+
+def test_the_base_of_a_search_has_every_section_that_was_given(tmp_path: Path) -> None:
+    line = ["--pretrain.method", "dino", "--dino.outputs", "64", "--seeds", "3"]
+    given = parse(line, prog="x", description="x", axes={}, folder=tmp_path, kind=SearchSettings)
+    trial = STUDY.command(given, Console(), small.report)._base_trial()
+    assert (trial.dino.outputs, trial.seed, trial.pretrain.optimiser) == (64, 3, "adamw")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cass_tune.config import ARMS
+from cass_tune.data.loader import Batches
 from cass_tune.data.splits import Parts
 from cass_tune.training.finetune import Finetuning
 from tests import runs, tiny
@@ -54,6 +55,33 @@ def test_without_a_test_the_test_images_are_never_looked_at(
         assert without_test(straight.result["arms"][arm]) == record["arms"][arm]
     assert "test" not in record["images"]
     assert set(pq.read_table(folder.predictions)["split"].to_pylist()) == {"validation"}
+
+
+def test_nothing_loads_a_test_image_before_the_trial_is_tested(
+    straight: runs.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither the evaluation nor the probes, which come with the test."""
+    loaded: set[int] = set()
+    load = Batches._load
+
+    def recorded(self: Batches, batches: list[list[tuple[int, int]]]) -> Any:
+        loaded.update(position for batch in batches for _, position in batch)
+        return load(self, batches)
+
+    monkeypatch.setattr(Batches, "_load", recorded)
+    run = runs.run(TRIAL, tmp_path, test=False)
+    assert loaded and not loaded & set(parts().test)
+    assert run.folder.probes() is None
+    tested = runs.run(TRIAL, tmp_path)
+    assert loaded >= set(parts().test)
+    assert untimed(tested.folder.probes()) == untimed(straight.folder.probes()) is not None
+
+
+def untimed(record: Any) -> Any:
+    """Return a record without its seconds."""
+    if not isinstance(record, Mapping):
+        return record
+    return {name: untimed(value) for name, value in record.items() if name != "seconds"}
 
 
 def without_test(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -48,8 +48,6 @@ class Method(nn.Module):
         classes: names of the classes.
     """
 
-    needs_labels: bool = False
-    """Whether `loss` looks at the labels."""
     knows_epochs: bool = False
     """Whether a step depends on the number of epochs; then pretrainings of different lengths share nothing."""
     has_common_outputs: bool = False

@@ -19,7 +19,6 @@ class Supervised(Method):
     cross-entropies with a linear layer behind the features.
     """
 
-    needs_labels = True
     healthy_std = 0.5  # no loss takes the offset away that all features share: an untrained transformer has 0.1
 
     def __init__(self, trial: Trial, arms: nn.ModuleDict, classes: Sequence[str]) -> None:

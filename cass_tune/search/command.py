@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cass_tune import ending
-from cass_tune.config import Trial
+from cass_tune.config import Trial, with_field
 from cass_tune.console import Console
 from cass_tune.data.listing import Listing
 from cass_tune.errors import Held, UsageError
@@ -17,6 +17,7 @@ from cass_tune.leases import Lease
 from cass_tune.options import Given
 from cass_tune.overview import plan_lines, trial_lines
 from cass_tune.plan import OPEN, Wanted, describe_data
+from cass_tune.presets import as_method
 from cass_tune.results import Record, StudyFolder, new_attempt
 from cass_tune.search.page import Search
 from cass_tune.search.sampling import Design, Draw, changes, random_draws
@@ -69,7 +70,8 @@ class SearchCommand(Command):
         """Say what will be searched, run it, report; return the exit code."""
         self.console.say(self._first_line())
         base = self._base_trial()
-        design = Design(name=self.study.name, space=self.search.space, base=base, settings=self.options)
+        given = frozenset(self.given.fields)
+        design = Design(name=self.study.name, space=self.search.space, base=base, given=given, settings=self.options)
         unchecked: list[str] = []
         draws = random_draws(design, min(self.options.trials, MOST_DRAWS))
         for drawn in draws:
@@ -98,7 +100,7 @@ class SearchCommand(Command):
         if problems:
             raise UsageError(*dict.fromkeys(problems))
         (seed,) = self.options.seeds or (0,)
-        return Trial(data=base.data, pretrain=base.pretrain, finetune=base.finetune, seed=seed)
+        return as_method(with_field(base, "seed", seed), self.given.fields)
 
     # Planning
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +26,19 @@ class Design:
         name: of the study.
         space: of its trials.
         base: the trial whose fields the space sets.
+        given: fields that the user has set.
         settings: of the command.
     """
 
     name: str
     space: Space
     base: Trial
+    given: Collection[str] = ()
     settings: SearchSettings
+
+    def trial(self, fields: Mapping[str, Any], params: Mapping[str, Any]) -> Trial:
+        """Return the trial of a suggestion, see `cass_tune.search.space.apply`."""
+        return apply(self.base, fields, params, self.given)
 
     @property
     def goal(self) -> Goal:
@@ -133,7 +139,7 @@ def _resolved(design: Design, trial: optuna.Trial) -> Draw:
     from cass_tune.search import history
 
     fields = ask(design.space, trial)
-    return Draw(trial=apply(design.base, fields, trial.params), fields=fields, asked=history.params_record(trial))
+    return Draw(trial=design.trial(fields, trial.params), fields=fields, asked=history.params_record(trial))
 
 
 def _sampler(settings: SearchSettings, number: int) -> optuna.samplers.BaseSampler:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cass_tune.config import SECTIONS, Trial, from_json, to_json
+from cass_tune.config import SECTIONS, Trial, from_json, to_json, with_fields
 from cass_tune.errors import UsageError, did_you_mean
+from cass_tune.presets import as_method
 
 if TYPE_CHECKING:
     import optuna
@@ -50,30 +51,28 @@ def ask(space: Space, trial: optuna.Trial) -> dict[str, Any]:
     return dict(fields)
 
 
-def apply(base: Trial, fields: Mapping[str, Any], params: Mapping[str, Any]) -> Trial:
+def apply(base: Trial, fields: Mapping[str, Any], params: Mapping[str, Any], given: Collection[str] = ()) -> Trial:
     """Return a trial with the fields of a suggestion, all set at once: rules may join several.
+
+    A pretraining method brings its own values (`cass_tune.presets.of_method`), unless the space or the user sets them.
 
     Args:
         base: has all other values.
         fields: by ``"section.field"``.
         params: what Optuna suggested, for the message.
+        given: fields that the user has set.
 
     Raises:
         UsageError: they contradict a rule; names it and the parameters.
     """
     try:
-        changed = {name: _section(base, name, fields) for name in SECTIONS}
-        return from_json(json.dumps(to_json(dataclasses.replace(base, **changed))))
+        trial = as_method(with_fields(base, fields), {*given, *fields})
+        return from_json(json.dumps(to_json(trial)))
     except (UsageError, TypeError, ValueError) as error:
         problems = error.problems if isinstance(error, UsageError) else (str(error),)
         shown = ", ".join(f"{name}={value!r}" for name, value in params.items())
         advice = f"(it suggested {shown}). Change the space, or the fields that are given beside it."
         raise UsageError(*(f"The space contradicts a rule: {text} {advice}" for text in problems)) from error
-
-
-def _section(base: Trial, name: str, fields: Mapping[str, Any]) -> Any:
-    own = {path.partition(".")[2]: value for path, value in fields.items() if path.startswith(f"{name}.")}
-    return dataclasses.replace(getattr(base, name), **own)
 
 
 def check_given(given: Mapping[str, Any], fields: Mapping[str, Any]) -> None:

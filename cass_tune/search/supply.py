@@ -11,7 +11,7 @@ from cass_tune.plan import Wanted
 from cass_tune.pruning import Pruning, at, cutoffs
 from cass_tune.results import Record, Results, SearchFolder, now
 from cass_tune.search.sampling import Design, Draw, draw
-from cass_tune.search.space import apply, label
+from cass_tune.search.space import label
 
 Resolve = Callable[[Trial, str], Wanted]
 """Returns a trial, given with its name, as one that can be run.
@@ -107,7 +107,7 @@ class Suggestions:
 
     def trial(self, record: Mapping[str, Any]) -> Trial:
         """Return the trial of a recorded suggestion."""
-        return apply(self.design.base, record["fields"], record["params"])
+        return self.design.trial(record["fields"], record["params"])
 
     # Suggesting
 

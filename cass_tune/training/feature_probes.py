@@ -21,7 +21,7 @@ from torch import nn
 
 from cass_tune.data.loader import Batch, normalise
 from cass_tune.training.metrics import score_metrics
-from cass_tune.training.models import normalisation
+from cass_tune.training.models import features, normalisation
 
 C_GRID = tuple(10.0**exponent for exponent in range(-5, 4))
 """Inverse strengths of the linear probe's regularisation, ascending."""
@@ -71,12 +71,11 @@ def extract(model: nn.Module, batches: Iterable[Batch], between: Between = _noth
         between: called after every batch.
     """
     device, constants, was_training = next(model.parameters()).device, normalisation(model), model.training
-    network: Any = model.eval()
+    model.eval()
     values, labels = [], []
     try:
         for batch in batches:
-            images = normalise(batch.images, device, constants)
-            found = network.forward_head(network.forward_features(images), pre_logits=True)
+            found = features(model, normalise(batch.images, device, constants))
             values.append(found.flatten(1).double().cpu().numpy())
             labels.append(batch.labels.numpy())
             between()
