@@ -65,6 +65,7 @@ class Counting(StudyScheduler):
 def work(config: dict[str, Any]) -> None:
     """Report some epochs; write when the trial starts, passes its first epoch, and ends."""
     folder = Path(config["folder"])
+    (folder / f"process-{config['number']}").write_text(str(os.getpid()))
     (folder / f"started-{config['number']}").write_text(str(time.time()))
     for epoch in range(config["epochs"]):
         time.sleep(config["seconds"])
@@ -146,6 +147,15 @@ def test_trials_start_in_order_and_no_more_than_there_is_room_for(tmp_path: Path
     starts = [at(tmp_path, f"started-{number}") for number in range(4)]
     assert starts == sorted(starts)
     assert set(running) == {0}
+
+
+def test_a_trial_that_waits_for_the_next_place_gets_it(tmp_path: Path) -> None:
+    """One place, and room for one trial more, so that the process that becomes free is used again."""
+    run(tmp_path, StudyScheduler(Recorder(lambda number, live: True), lambda: 2), 6, cpus=2)
+    starts = [at(tmp_path, f"started-{number}") for number in range(6)]
+    assert starts == sorted(starts)
+    processes = {(tmp_path / "marks" / f"process-{number}").read_text() for number in range(6)}
+    assert len(processes) <= 2
 
 
 def test_after_a_failure_the_next_one_takes_over(tmp_path: Path) -> None:

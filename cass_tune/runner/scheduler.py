@@ -54,6 +54,8 @@ class StudyScheduler(TrialScheduler):
         self._known: set[str] = set()
         self._held: set[str] = set()
         self._asked = 0.0
+        self._free_places = 0
+        """Places of trials that have just ended, which the next trial that is asked for would be given."""
 
     def __reduce__(self) -> Any:  # Ray pickles the Tuner with its scheduler; nobody of ours ever restores it
         return FIFOScheduler, ()
@@ -78,11 +80,19 @@ class StudyScheduler(TrialScheduler):
         self._asked = 0.0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Return the first trial in order that is ready, if there is room; a new answer at most every 2 s."""
+        """Return the first trial in order that is ready, if there is room; a new answer at most every 2 s.
+
+        Where a place has become free, the trial that waits for one comes first.
+        """
         live = [trial for trial in tune_controller.get_trials() if trial.status in (Trial.PENDING, Trial.RUNNING)]
         if self._is_stopping():
             self._rest(live)
             return None
+        staged = [trial for trial in live if trial.status == Trial.PENDING]
+        if self._free_places and staged:  # otherwise a later trial overtakes the one that waits for this place
+            self._free_places -= 1
+            return staged[0]
+        self._free_places = 0
         if self._waiting and time.monotonic() - self._asked >= self._ask_every_s and len(live) < self._room():
             with self._asking():
                 ready = next((trial for trial in self._waiting if self._is_ready(trial, live)), None)
@@ -110,6 +120,7 @@ class StudyScheduler(TrialScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         self._asked = 0.0
+        self._free_places += 1
         self._inner.on_trial_complete(tune_controller, trial, result)
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
