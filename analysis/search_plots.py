@@ -20,6 +20,7 @@ from analysis.search import PARAMETER, importance, search_table
 from cass_tune.results import Record, StudyFolder
 from cass_tune.storage import AnyPath
 
+_NAMES = {"gpu_hours": "Hours of training", "macro_f1": "Validation macro-F1", "auroc": "Validation AUROC"}
 _GREY = "0.7"
 _BLUE, _RED = OKABE_ITO[:2]
 
@@ -55,7 +56,7 @@ def _figure(title: str, width: float = 5.0, height: float = 3.0) -> tuple[Figure
 def course_figure(rows: Sequence[Values], objective: str, title: str) -> Figure:
     """Draw every trial's value in the order of suggestion, and the best so far."""
     figure, panel = _figure(title)
-    marks = {"complete": ("o", _BLUE, "Complete"), "pruned": ("x", _GREY, "Pruned (its last value)")}
+    marks = {"complete": ("o", _BLUE, "Complete"), "pruned": ("x", _GREY, "Pruned (value until then)")}
     for state, (marker, colour, text) in marks.items():
         own = [row for row in rows if row["state"] == state and row[objective] is not None]
         if not own:
@@ -67,6 +68,11 @@ def course_figure(rows: Sequence[Values], objective: str, title: str) -> Figure:
         best = max(best, row[objective] if row["state"] == "complete" else -math.inf)
         line.append(best if best > -math.inf else math.nan)
     panel.step([row["number"] for row in rows], line, color=_RED, where="post", label="Best so far")
+    without = [row["number"] for row in rows if row["state"] != "open" and row[objective] is None]
+    if without:
+        at_the_bottom = panel.get_xaxis_transform()
+        style = {"color": _GREY, "markersize": 7, "linestyle": "none", "transform": at_the_bottom, "clip_on": False}
+        panel.plot(without, [0.0] * len(without), "|", label="No value (collapsed or failed)", **style)
     panel.set_xlabel("Suggestion")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.set_ylabel(_name(objective))
@@ -75,27 +81,27 @@ def course_figure(rows: Sequence[Values], objective: str, title: str) -> Figure:
 
 
 def _name(objective: str) -> str:
-    return "Hours of training" if objective == "gpu_hours" else f"Validation {objective.replace('_', ' ')}"
+    return _NAMES.get(objective, f"Validation {objective.replace('_', ' ')}")
 
 
 def coordinates(table: pd.DataFrame, objective: str) -> pd.DataFrame:
-    """Return where every trial that has a value lies on each axis of parallel coordinates.
+    """Return where every complete trial lies on each axis of parallel coordinates.
 
     Returns:
-        number, state, axis, value, place (0 to 1; missing where the parameter was not asked for), is_log. Numbers that
-        span two powers of ten or more lie by their logarithm; texts, in order of appearance, at equal distances.
+        number, axis, value, place (0 to 1; missing where the parameter was not asked for), is_log. Numbers that span a
+        power of ten or more lie by their logarithm; texts, in order of appearance, at equal distances.
     """
     names = [name for name in table.columns if name.startswith(PARAMETER)]
-    shown = [row for row in records(table) if row[objective] is not None and row["state"] in ("complete", "pruned")]
+    shown = [row for row in records(table) if row["state"] == "complete"]
     rows: list[Record] = []
     for name in [*names, objective]:
         place, is_log = _scale([row[name] for row in shown if row[name] is not None])
         for row in shown:
             value = row[name]
             where = None if value is None else place(value)
-            common = {"number": row["number"], "state": row["state"], "axis": name.removeprefix(PARAMETER)}
+            common = {"number": row["number"], "axis": name.removeprefix(PARAMETER)}
             rows.append({**common, "value": value, "place": where, "is_log": is_log})
-    frame = pd.DataFrame(rows, columns=["number", "state", "axis", "value", "place", "is_log"])
+    frame = pd.DataFrame(rows, columns=["number", "axis", "value", "place", "is_log"])
     return frame.astype({"place": "float64"})
 
 
@@ -107,7 +113,7 @@ def _scale(values: Sequence[Any]) -> tuple[Any, bool]:
     low, high = min(values), max(values)
     if low == high:
         return (lambda value: 0.5), False
-    if low > 0 and high / low >= 100:
+    if low > 0 and high / low >= 10:
         return (lambda value: math.log(value / low) / math.log(high / low)), True
     return (lambda value: (value - low) / (high - low)), False
 
@@ -121,11 +127,9 @@ def coordinates_figure(found: pd.DataFrame, objective: str, title: str) -> Figur
     for row in rows:
         lines.setdefault(row["number"], []).append(row)
     for line in sorted(lines.values(), key=lambda line: line[-1]["place"]):
-        is_complete = line[-1]["state"] == "complete"
         places = [math.nan if row["place"] is None else row["place"] for row in line]
         strength = 0.15 + 0.85 * line[-1]["place"] ** 2
-        colour = _BLUE if is_complete else _GREY
-        panel.plot(range(len(axes)), places, "-o", color=colour, alpha=strength, markersize=2, linewidth=0.9)
+        panel.plot(range(len(axes)), places, "-o", color=_BLUE, alpha=strength, markersize=2, linewidth=0.9)
     for place, axis in enumerate(axes):
         own = [row for row in rows if row["axis"] == axis and row["value"] is not None]
         panel.axvline(place, color="0.85", linewidth=0.5, zorder=0)

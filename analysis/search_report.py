@@ -6,7 +6,7 @@ from collections import Counter
 
 import pandas as pd
 
-from analysis.format import aligned, wrap
+from analysis.format import WIDTH, aligned, wrap
 from analysis.frames import Values, records
 from analysis.notes import heading, unfinished
 from analysis.results import load, read_plans, save, study_axes
@@ -22,9 +22,10 @@ SHOWN = 15
 EXPLANATION = (
     "Values are those of the validation images, each arm with the weights of its best epoch, mean of the arms that"
     " count. ft epochs: epochs of finetuning of these arms. A pruned trial was not among the best third of those that"
-    " had ended when it was suggested, or its pretraining collapsed; its value is its last. Only the winner is tested,"
-    " because the best of many looks too good on the images by which it was chosen; another test stems from another"
-    " study, or from the same search when it had fewer trials."
+    " had ended when it was suggested; its value is the last, of the networks that were finetuned by then. collapsed:"
+    " the outputs of its pretraining became constant. Only the winner is tested, because the best of many looks too"
+    " good on the images by which it was chosen; another test stems from another study, or from the same search when it"
+    " had fewer trials."
 )
 IMPORTANCE = (
     "importance: share of the variance of the complete trials' values that a parameter explains alone (fANOVA); few or"
@@ -47,7 +48,7 @@ def report(study: StudyFolder) -> str:
     head = heading(plan, frame, study_axes([plan]))
     written: list[AnyPath] = []
     for name, numbers, rows, note in (
-        ("search", table, _rows(table, plan, len(table)), EXPLANATION),
+        ("search", table, _rows(table, plan, _parameters(table)), EXPLANATION),
         ("importance", shares, _shares(shares), IMPORTANCE),
     ):
         path = study.tables / _file_name(plan, name)
@@ -74,7 +75,7 @@ def _render(study: StudyFolder, plan: Record, frame: pd.DataFrame, table: pd.Dat
     first = f"search {plan['search']['id']} ({of}): {len(table)} of {plan['search']['trials']} trials: {counts}"
     blocks = [
         [*heading(plan, frame, study_axes([plan])), wrap(first)],
-        [aligned(_rows(table, plan, SHOWN))],
+        _shown(table, plan),
         [wrap(EXPLANATION)],
         _winner(study, plan, table),
         [aligned(_shares(shares)), wrap(IMPORTANCE)] if len(shares) else ["importance: too few complete trials"],
@@ -84,27 +85,53 @@ def _render(study: StudyFolder, plan: Record, frame: pd.DataFrame, table: pd.Dat
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def _rows(table: pd.DataFrame, plan: Record, most: int) -> list[list[str]]:
-    """Return the best trials as text: complete ones by their first value, then the others."""
+def _shown(table: pd.DataFrame, plan: Record) -> list[str]:
+    """Return the best trials for a terminal; parameters that do not fit into the table stand below it."""
+    best = pd.DataFrame(_ranked(table, plan)[:SHOWN], columns=table.columns)
+    whole = aligned(_rows(best, plan, _parameters(table)))
+    if max(map(len, whole.splitlines())) <= WIDTH:
+        return [whole]
+    names = {name: name.removeprefix(PARAMETER) for name in _parameters(table)}
+    lines = []
+    for row in records(best):
+        known = (f"{short}={_parameter(row[name])}" for name, short in names.items() if row[name] is not None)
+        lines.append(wrap(f"#{row['number']}: {' '.join(known)}"))
+    return [aligned(_rows(best, plan, [])), "", *lines]
+
+
+def _parameters(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table.columns if str(name).startswith(PARAMETER)]
+
+
+def _ranked(table: pd.DataFrame, plan: Record) -> list[Values]:
+    """Return the trials, complete ones by their first value, then the others."""
+    return sorted(records(table), key=lambda row: _rank(row, plan["search"]["objectives"][0]))
+
+
+def _rows(table: pd.DataFrame, plan: Record, parameters: list[str]) -> list[list[str]]:
+    """Return trials as text, see `_ranked`, with some of their parameters."""
     objectives = plan["search"]["objectives"]
-    parameters = [name for name in table.columns if name.startswith(PARAMETER)]
     names = [name.removeprefix(PARAMETER) for name in parameters]
     header = ["#", "trial", "state", *objectives, "ft epochs", *(f"test {arm}" for arm in ARMS), *names]
-    found = sorted(records(table), key=lambda row: _rank(row, objectives[0]))
     has_front = len(objectives) > 1
     rows = [
         [
             f"{row['number']}{'*' if row['best'] else ''}{'+' if has_front and row['front'] else ''}",
             row["trial_id"],
-            row["state"] if row["repeats"] is None else f"{row['state']}, as #{row['repeats']}",
+            _state(row),
             *(_number(row[name]) for name in objectives),
             str(row["finetune_epochs"]),
             *(_number(row[f"test_macro_f1_{arm}"]) for arm in ARMS),
             *(_parameter(row[name]) for name in parameters),
         ]
-        for row in found[:most]
+        for row in _ranked(table, plan)
     ]
     return [header, *rows]
+
+
+def _state(row: Values) -> str:
+    state = "collapsed" if row["why"].startswith("Collapsed") else row["state"]
+    return state if row["repeats"] is None else f"{state}, as #{row['repeats']}"
 
 
 def _rank(row: Values, objective: str) -> tuple[int, float]:

@@ -36,7 +36,7 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
     fields["pretrain.batch_size"] = trial.suggest_categorical("pretrain_batch", [8, 16, 32])
     fields["data.augmentation_strength"] = trial.suggest_float("augmentation", 0.0, 2.0)
     if trial.suggest_categorical("with_variance_term", [False, True]):
-        fields["pretrain.variance_weight"] = trial.suggest_float("variance_weight", 0.01, 10.0, log=True)
+        fields["pretrain.variance_weight"] = trial.suggest_float("variance_weight", 0.3, 10.0, log=True)
     return fields
 
 

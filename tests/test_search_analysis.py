@@ -103,13 +103,13 @@ def test_the_rate_matters_more_than_gamma_for_the_metric_and_alone_for_the_hours
 def test_coordinates_lie_between_the_ends_of_each_axis() -> None:
     table = pd.DataFrame(
         {
-            "number": [0, 1, 2, 3],
-            "state": ["complete", "complete", "pruned", "failed"],
-            "macro_f1": [0.2, 0.6, 0.4, None],
-            "param_rate": [1e-5, 1e-3, 1e-4, 1.0],
-            "param_kind": ["adam", "adamw", "adam", "adam"],
-            "param_decay": [None, 0.1, None, None],
-            "param_gamma": [1.0, 2.0, 1.25, 9.0],
+            "number": [0, 1, 2, 3, 4],
+            "state": ["complete", "complete", "complete", "failed", "pruned"],
+            "macro_f1": [0.2, 0.6, 0.4, None, 0.9],
+            "param_rate": [1e-5, 1e-3, 1e-4, 1.0, 1.0],
+            "param_kind": ["adam", "adamw", "adam", "adam", "adam"],
+            "param_decay": [None, 0.1, None, None, None],
+            "param_gamma": [1.0, 2.0, 1.25, 9.0, 9.0],
         }
     )
     found = coordinates(table, "macro_f1")

@@ -273,7 +273,10 @@ class SearchCommand(Command):
             return ending.FAILED if failed else ending.INTERRUPTED
         if winner is None:
             why = dict.fromkeys(outcome["why"] for outcome in found.outcomes.values())
-            self.console.say(f"No trial of the search has reached a value: {'; '.join(list(why)[:3])}")
+            self.console.say(
+                f"No trial of the search has reached a value: {'; '.join(list(why)[:3])}. Give more --trials, "
+                "another space, or, where pretrainings collapse, --on-collapse warn, which lets them go on."
+            )
         return ending.DONE if winner and "failed" not in states else ending.FAILED
 
 
