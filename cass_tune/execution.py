@@ -269,14 +269,6 @@ class Execution:
         budget = self._budget(every, estimator)
         all_of_them = list(missing)
         events = TrialEvents(self.results, progress, self.stop, self._tidy_after(all_of_them, late), budget)
-
-        def add(item: Wanted) -> None:
-            digest = str(item.digest)
-            progress.add(digest, work(item, estimator.sizes(item.trial), estimator.own_epochs([item])[digest]))
-            self.known_failures[digest] = self._failure_of(item)
-            if budget:
-                budget.add(item)
-
         run = _Run(
             missing=all_of_them,
             late=late,
@@ -286,7 +278,7 @@ class Execution:
             events=events,
             gate=Gate(self.results, budget, Readiness(self.results, self._redo, events.has_pretrained)),
             supply=supply or NothingMore(),
-            added=add,
+            added=partial(self._add, estimator, progress, budget),
             stop=self.stop,
         )
         try:
@@ -302,6 +294,14 @@ class Execution:
             rest = run.rest()
             self.left_to_others = run.gate.waiting_for_others(rest)
             self.left = len(rest) - self.left_to_others
+
+    def _add(self, estimator: Estimator, progress: Progress, budget: Budget | None, item: Wanted) -> None:
+        """Take a further trial into a run."""
+        digest = str(item.digest)
+        progress.add(digest, work(item, estimator.sizes(item.trial), estimator.own_epochs([item])[digest]))
+        self.known_failures[digest] = self._failure_of(item)
+        if budget:
+            budget.add(item)
 
     def _budget(self, missing: Sequence[Wanted], estimator: Estimator) -> Budget | None:
         hours = self.settings.budget_hours
