@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ from cass_tune.config import SECTIONS, Pretrain, Trial, with_field
 from cass_tune.console import Console
 from cass_tune.data.listing import Listing
 from cass_tune.ephemeral import ephemeral
-from cass_tune.errors import Terminated, UsageError
+from cass_tune.errors import UsageError
 from cass_tune.estimate import Estimate, Estimator, PartSizes, Sizes
 from cass_tune.execution import Execution
+from cass_tune.guard import guarded
 from cass_tune.identity import RESULTS_VERSION, Inputs
-from cass_tune.notices import ended_by_signals
 from cass_tune.options import Given, Settings, option, parse
 from cass_tune.overview import failure_line, plan_lines, trial_lines
 from cass_tune.plan import (
@@ -38,7 +37,7 @@ from cass_tune.presets import PRESETS, as_method, values_of
 from cass_tune.results import Results, StudyFolder, find_study
 from cass_tune.sharing import in_order, register, wanted_ends
 from cass_tune.status import status_lines
-from cass_tune.storage import StorageError, place
+from cass_tune.storage import place
 
 Report = Callable[[StudyFolder, Mapping[str, object]], str]
 
@@ -86,7 +85,8 @@ class Study:
             argv: arguments; those of the process by default.
         """
         console = Console()
-        try:
+
+        def work() -> int:
             given = parse(
                 sys.argv[1:] if argv is None else argv,
                 prog=f"python -m studies.{self.name}",
@@ -98,24 +98,9 @@ class Study:
             if given.settings.status:
                 console.say(*self._status(given))
                 return ending.DONE
-            with ended_by_signals():
-                return self.command(given, console, report).run()
-        except UsageError as error:
-            Console(sys.stderr).say(*(f"error: {text}" for text in error.problems))
-            return ending.USAGE
-        except StorageError as error:
-            Console(sys.stderr).say(f"error: {error}")
-            return ending.AWAY
-        except Exception:
-            traceback.print_exc()
-            Console(sys.stderr).say("This is a mistake of the program. What is saved is kept; please report it.")
-            return ending.ERROR
-        except KeyboardInterrupt:
-            console.say(ending.last_line(ending.INTERRUPTED))
-            return ending.INTERRUPTED
-        except Terminated:
-            console.say(ending.last_line(ending.TERMINATED))
-            return ending.TERMINATED
+            return self.command(given, console, report).run()
+
+        return guarded(work, console)
 
     def _status(self, given: Given) -> Iterator[str]:
         """Yield the state of every variant of this study that the options name."""

@@ -96,7 +96,7 @@ def run_trial(
 
     def attempt_of(lease: Lease) -> Attempt:
         listing = list_images(trial.data, check)
-        _check_inputs(read_inputs(trial, listing), inputs)
+        check_inputs(read_inputs(trial, listing), inputs)
         return Attempt(
             name=name,
             trial=trial,
@@ -244,7 +244,8 @@ def _position(error: Exception) -> Row | None:
     return getattr(error, "position", None)
 
 
-def _check_inputs(seen: Inputs, expected: Inputs) -> None:
+def check_inputs(seen: Inputs, expected: Inputs) -> None:
+    """Raise a UsageError when a machine sees other images or weights than a trial is to read."""
     for name, value in vars(expected).items():
         if getattr(seen, name) != value:
             raise UsageError(
