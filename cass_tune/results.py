@@ -7,7 +7,8 @@
                          holder.json, probes.json, predictions.parquet, {cnn,vit}.safetensors, log.txt, failure.json,
                          validated.json (of a search: finished but for the test images),
                          result.json (last: the trial is finished)
-    <study>/<data>-<preset>/   plans/<time>.json; index.csv, results.parquet, tables/, plots/ (derived);
+    <study>/<data>-<preset>/   plans/<time>.json; index.csv, results.parquet, tables/, plots/, bundle.zip
+                         (derived);
                          search/<search id>/: suggestions/<number>.json, outcomes/<number>.json, holder.json, and
                          journal.log, the same for Optuna (derived)
     ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
@@ -25,7 +26,7 @@ import platform
 import tomllib
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,17 @@ def read_rows(folder: AnyPath) -> list[Record]:
                 continue
             rows[row["phase"], row["epoch"]] = row
     return list(rows.values())
+
+
+def _files(folder: AnyPath, leave_out: Collection[str] = ()) -> Iterator[AnyPath]:
+    """Yield the files below a folder in order of their names, without hidden ones and tensors."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name) if folder.is_dir() else ():
+        if path.name in leave_out or path.name.startswith(".") or path.suffix == ".safetensors":
+            continue
+        if path.is_dir():
+            yield from _files(path)
+        else:
+            yield path
 
 
 def _whole(path: AnyPath, *keys: str) -> Record | None:
@@ -165,6 +177,10 @@ class Folder:
         """Return which of these rows are in no file as they are: a process that was killed had not written them yet."""
         there = list(map(_epoch_done, self.rows())) if rows else []
         return [row for row in rows if _epoch_done(row) not in there]
+
+    def records(self) -> Iterator[AnyPath]:
+        """Yield every file that says what was computed here: no weights, no checkpoints, no earlier results."""
+        return _files(self.path, leave_out=("checkpoints", "earlier", HOLDER_FILE))
 
     def weights(self, arm: str) -> AnyPath:
         return self.path / f"{arm}.safetensors"
@@ -556,6 +572,15 @@ class StudyFolder:
     @property
     def index(self) -> AnyPath:
         return self.path / "index.csv"
+
+    @property
+    def bundle(self) -> AnyPath:
+        return self.path / "bundle.zip"
+
+    def records(self) -> Iterator[AnyPath]:
+        """Yield every file that says what was asked for; what is derived from records is left out."""
+        for name in ("plans", "search"):
+            yield from _files(self.path / name, leave_out=(HOLDER_FILE,))
 
     def write_plan(self, plan: Record) -> None:
         """Keep what was asked for, unless it is what was asked for last."""

@@ -1,0 +1,160 @@
+"""A study in one file: packed, checked, unpacked, and every table the same as before."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis import report, tables
+from analysis.bundle import MANIFEST, main, pack, unpack
+from cass_tune.errors import UsageError
+from tests.analysis.synthetic import SMALL, Root, cells
+
+TRIALS = cells(SMALL, "pretrain.batch_size", (8, 16), (0, 1))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Root:
+    root = Root(tmp_path / "results", demo=True)
+    root.plan(TRIALS)
+    for trial in TRIALS[:-2]:
+        root.finish(trial, 0.5 + trial.seed / 10, 0.4)
+    root.fail(TRIALS[-2])
+    return root
+
+
+def repack(file: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """Write a bundle again with other contents."""
+    with zipfile.ZipFile(file) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    change(contents)
+    other = file.with_name("other.zip")
+    with zipfile.ZipFile(other, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return other
+
+
+def test_every_table_is_the_same(root: Root, tmp_path: Path) -> None:
+    text = report(root.study, {})
+    file = pack(root.study)
+    study = unpack(Path(str(file)), tmp_path / "elsewhere")
+    assert tables.render(study) == tables.render(root.study)
+    assert report(study, {}).split("written to")[0].replace("elsewhere", "results") == text.split("written to")[0]
+    written = {path.name: path.read_bytes() for path in Path(str(root.study.tables)).iterdir()}
+    assert written and written == {path.name: path.read_bytes() for path in Path(str(study.tables)).iterdir()}
+
+
+def test_the_same_records_give_the_same_file(root: Root) -> None:
+    path = Path(str(pack(root.study)))
+    first = path.read_bytes()
+    report(root.study, {})  # what is derived is not packed
+    assert Path(str(pack(root.study))).read_bytes() == first
+
+
+def test_neither_weights_nor_checkpoints_are_packed(root: Root) -> None:
+    folder = Path(str(root.results.trial(root.digest(TRIALS[0])).path))
+    (folder / "checkpoints").mkdir()
+    for name in ("cnn.safetensors", "checkpoints/1.json", "holder.json", ".holder.lock"):
+        (folder / name).write_bytes(b"large")
+    with zipfile.ZipFile(Path(str(pack(root.study)))) as archive:
+        names = {Path(name).name for name in archive.namelist() if folder.name in name}
+        assert archive.testzip() is None
+    assert {"result.json", "config.json"} <= names
+    assert not names & {"cnn.safetensors", "1.json", "holder.json", ".holder.lock"}
+
+
+def result_of(contents: dict[str, bytes]) -> str:
+    return next(name for name in contents if name.endswith("result.json"))
+
+
+def edit(contents: dict[str, bytes]) -> None:
+    name = result_of(contents)
+    contents[name] = contents[name].replace(b"0.", b"1.", 1)
+
+
+def add(contents: dict[str, bytes]) -> None:
+    contents["trials/000000000000/result.json"] = b"{}"
+
+
+def take_away(contents: dict[str, bytes]) -> None:
+    del contents[result_of(contents)]
+
+
+def escape(contents: dict[str, bytes]) -> None:
+    manifest = json.loads(contents[MANIFEST])
+    manifest["sha256"]["../evil"] = "0"
+    contents |= {"../evil": b"", MANIFEST: json.dumps(manifest).encode()}
+
+
+def escape_by_study(contents: dict[str, bytes]) -> None:
+    contents[MANIFEST] = json.dumps({**json.loads(contents[MANIFEST]), "study": "../../x"}).encode()
+
+
+def newer(contents: dict[str, bytes]) -> None:
+    contents[MANIFEST] = json.dumps({**json.loads(contents[MANIFEST]), "version": 2}).encode()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (edit, r"result\.json has another SHA-256"),
+        (add, r"trials/000000000000/result\.json was added"),
+        (take_away, r"result\.json is missing"),
+        (escape, r"\.\./evil lies outside the results root"),
+        (escape_by_study, r"'\.\./\.\./x' lies outside"),
+        (newer, "has layout 2 and this code reads 1"),
+        (lambda contents: contents.pop(MANIFEST), f"has no {MANIFEST}"),
+        (lambda contents: contents.update({MANIFEST: b"[]"}), f"{MANIFEST} of .* is damaged"),
+    ],
+)
+def test_a_changed_bundle_is_not_unpacked(
+    root: Root, tmp_path: Path, change: Callable[[dict[str, bytes]], None], expected: str
+) -> None:
+    file = repack(Path(str(pack(root.study))), change)
+    with pytest.raises(UsageError, match=expected):
+        unpack(file, tmp_path / "elsewhere" / "deep")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 100, -30])
+def test_a_bundle_that_was_cut_short(root: Root, tmp_path: Path, cut: int) -> None:
+    file = Path(str(pack(root.study)))
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(UsageError, match="is no bundle, or was cut short"):
+        unpack(file, tmp_path / "elsewhere")
+
+
+def test_unpacking_replaces_nothing(root: Root, tmp_path: Path) -> None:
+    file, into = Path(str(pack(root.study))), tmp_path / "elsewhere"
+    unpack(file, into)
+    unpack(file, into)  # the same files: nothing to say
+    result = next(into.glob("trials/*/result.json"))
+    result.write_text("{}")
+    with pytest.raises(UsageError, match="is there and differs from the bundle's"):
+        unpack(file, into)
+    assert result.read_text() == "{}"
+
+
+def test_commands(root: Root, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = str(root.results.root)
+    assert main(["batch_ablation", "--results", results]) == 0
+    path, checksum = capsys.readouterr().out.splitlines()
+    sha256 = checksum.split()[1]
+    assert main([path.split("  ")[0], "--into", str(tmp_path / "there")]) == 0
+    assert f"SHA-256 of the bundle {sha256}" in capsys.readouterr().out
+    assert main(["batch_abl", "--results", results]) == 2
+    assert "There are: batch_ablation" in capsys.readouterr().err
+    assert main([str(tmp_path / "none.zip"), "--into", str(tmp_path / "there")]) == 2
+    assert "There is no file" in capsys.readouterr().err
+
+
+def test_needs_neither_torch_nor_ray() -> None:
+    code = "import analysis.bundle, sys; assert not {'torch', 'ray'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
