@@ -1,20 +1,40 @@
-"""What all figures have in common: how they look, and how they are written."""
+"""What all figures have in common: the numbers that they show, how they look, and how they are written."""
 
 from __future__ import annotations
 
+import io
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import matplotlib
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from cass_tune.results import StudyFolder
 from cass_tune.storage import AnyPath, whole_file
 
+Kind = Literal["png", "pdf", "svg"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+COLUMN_IN, PAGE_IN = 3.4, 7.0
+"""Width of a figure over one column, and over both columns of a page, in inches."""
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Colours that stay apart for colour-blind readers (Okabe and Ito, 2008)."""
+
+MARKERS = ("o", "s", "^", "v", "P", "X")
+LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+"""Markers and line styles that go with the colours, for readers of a grey print."""
+
+ARM_NAMES = {"cnn": "CNN", "vit": "ViT"}
+
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
+    "figure.titlesize": 9,
     "legend.fontsize": 7,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
@@ -26,7 +46,33 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cass_tune",
 }
-_NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+_NO_DATE: dict[Kind, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure and what it shows.
+
+    Args:
+        name: of its files, without an ending.
+        title: what it is about, in a few words.
+        caption: what is drawn and how to read it, in sentences.
+        record: the numbers that are drawn.
+        figure: the drawing.
+    """
+
+    name: str
+    title: str
+    caption: str
+    record: pd.DataFrame
+    figure: Figure
+
+    def image(self, kind: Kind) -> bytes:
+        """Return the figure as a file; equal figures are equal files."""
+        content = io.BytesIO()
+        with style():
+            self.figure.savefig(content, format=kind, dpi=200, bbox_inches="tight", metadata=_NO_DATE[kind])
+        return content.getvalue()
 
 
 def style() -> AbstractContextManager[None]:
@@ -34,12 +80,19 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_STYLE)
 
 
-def save(study: StudyFolder, name: str, figure: Figure) -> list[AnyPath]:
-    """Write a figure as PNG, PDF and SVG among the study's plots, and return the files."""
-    return [_save(figure, study.plots / f"{name}.{kind}", kind) for kind in _NO_DATE]
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """Return an empty figure that is drawn without a screen."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
-def _save(figure: Figure, path: AnyPath, kind: str) -> AnyPath:
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=200, bbox_inches="tight", metadata=_NO_DATE[kind])
-    return path
+def save(study: StudyFolder, plot: Plot) -> list[AnyPath]:
+    """Write a plot as PNG, PDF and SVG, and its numbers as CSV, among the study's plots; return the files."""
+    paths = [study.plots / f"{plot.name}.{ending}" for ending in (*KINDS, "csv")]
+    for path, kind in zip(paths, KINDS, strict=False):
+        with whole_file(path) as temporary:
+            temporary.write_bytes(plot.image(kind))
+    with whole_file(paths[-1]) as temporary:
+        plot.record.to_csv(temporary, index=False)
+    return paths

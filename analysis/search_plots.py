@@ -3,51 +3,69 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.drawing import OKABE_ITO
-from analysis.figures import save, style
+from analysis.figures import OKABE_ITO, Plot, new_figure, style
 from analysis.frames import Values, records
 from analysis.results import read_plans
 from analysis.search import PARAMETER, importance, search_table
 from cass_tune.results import Record, StudyFolder
-from cass_tune.storage import AnyPath
 
 _NAMES = {"gpu_hours": "Hours of training", "macro_f1": "Validation macro-F1", "auroc": "Validation AUROC"}
 _GREY = "0.7"
 _BLUE, _RED = OKABE_ITO[:2]
+_COURSE = "The value of every trial in the order of suggestion, and the best complete trial so far."
+_COORDINATES = "A line per complete trial through its parameters, ending at its value; the better, the darker."
+_IMPORTANCE = (
+    "Which share of the variance of each objective each parameter explains (fANOVA over the complete trials; Hutter et "
+    "al., 2014)."
+)
+_FRONT = "The complete trials by both objectives; those on the front are beaten in both by no other."
 
 
-def draw(study: StudyFolder) -> list[AnyPath]:
-    """Draw the plots of a search and return the files; what too few trials say nothing of is left out."""
+def figures(study: StudyFolder) -> Iterator[Plot]:
+    """Yield the plots of a search; what too few trials say nothing of is left out."""
     plan = read_plans(study)[-1]
-    table, shares = search_table(study, plan), importance(study, plan)
-    rows = records(table)
+    table = search_table(study, plan)
     objectives = plan["search"]["objectives"]
     title = f"{'DEMO: ' if plan['demo'] else ''}{plan['title'].rstrip('.')}, {plan['data']['name']}"
-    if not any(row["state"] == "complete" for row in rows):
-        return []
-    with style():
-        figures = {"course": course_figure(rows, objectives[0], title)}
-        figures["coordinates"] = coordinates_figure(coordinates(table, objectives[0]), objectives[0], title)
-        if len(shares):
-            figures["importance"] = importance_figure(records(shares), title)
-        if len(objectives) > 1:
-            figures["front"] = front_figure(rows, objectives, title)
-        prefix = "DEMO_" if plan["demo"] else ""
-        return [path for name, figure in figures.items() for path in save(study, f"{prefix}{name}", figure)]
+    if table.empty or "complete" not in table["state"].tolist():
+        return
+    for name, (caption, record) in _shown(study, plan, table).items():
+        with style():
+            figure = _drawn(name, record, objectives, title)
+        yield Plot(f"{'DEMO_' if plan['demo'] else ''}{name}", title, caption, record, figure)
+
+
+def _shown(study: StudyFolder, plan: Record, table: pd.DataFrame) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Return caption and numbers of each plot by name."""
+    shares, objectives = importance(study, plan), plan["search"]["objectives"]
+    shown = {"course": (_COURSE, table), "coordinates": (_COORDINATES, coordinates(table, objectives[0]))}
+    if len(shares):
+        shown["importance"] = (_IMPORTANCE, shares)
+    if len(objectives) > 1:
+        shown["front"] = (_FRONT, table)
+    return shown
+
+
+def _drawn(name: str, record: pd.DataFrame, objectives: Sequence[str], title: str) -> Figure:
+    if name == "course":
+        return course_figure(records(record), objectives[0], title)
+    if name == "coordinates":
+        return coordinates_figure(record, objectives[0], title)
+    if name == "importance":
+        return importance_figure(records(record), title)
+    return front_figure(records(record), objectives, title)
 
 
 def _figure(title: str, width: float = 5.0, height: float = 3.0) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     panel = figure.subplots()
     figure.suptitle(title, fontsize=9)
     return figure, panel

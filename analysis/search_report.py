@@ -41,7 +41,7 @@ def render(study: StudyFolder) -> str:
 
 def report(study: StudyFolder) -> str:
     """Write results.parquet, index.csv, the tables and the plots of a search, and return its text."""
-    from analysis import search_plots
+    from analysis import plots
 
     plan, frame = read_plans(study)[-1], save(study)
     table, shares = search_table(study, plan), importance(study, plan)
@@ -53,7 +53,7 @@ def report(study: StudyFolder) -> str:
     ):
         path = study.tables / _file_name(plan, name)
         written += write_table(path, numbers, head, rows, [note])
-    written += [*write_spending(study, plan, head), *search_plots.draw(study)]
+    written += [*write_spending(study, plan, head), *plots.draw(study)]
     folders = dict.fromkeys(str(path.parent) for path in written)
     journal = study.search(plan["search"]["id"]).journal
     places = [*(f"written to {folder}" for folder in folders), f"Optuna's journal: {journal}"]
