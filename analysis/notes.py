@@ -32,11 +32,15 @@ PROBES_EXPLAINED = (
 """What the columns of the probes stand for."""
 
 
+def subject(plan: Record) -> str:
+    """Return what a study is about, for example ``DEMO: Batch size of the pretraining``."""
+    return ("DEMO: " if plan["demo"] else "") + plan["title"].rstrip(".")
+
+
 def heading(plan: Record, frame: pd.DataFrame, axes: list[str]) -> list[str]:
     """Return the study's name and the facts in which all its rows agree."""
-    title = ("DEMO: " if plan["demo"] else "") + plan["title"].rstrip(".")
     lines = [
-        f"{title} ({plan['study']}, preset {plan['preset']}, recipe {_values(frame, 'recipe')})",
+        f"{subject(plan)} ({plan['study']}, preset {plan['preset']}, recipe {_values(frame, 'recipe')})",
         _data_line(plan, frame, axes),
         _networks(frame, axes),
         _lengths(frame, axes),
@@ -121,7 +125,7 @@ def footnotes(table: pd.DataFrame, axes: list[str]) -> list[str]:
         cells = _cells_with(table, axes, name)
         if cells:
             lines.append(f"{sign} {text.format('; '.join(cells))}")
-    return [wrap(line) for line in lines]
+    return lines
 
 
 def _cells_with(table: pd.DataFrame, axes: list[str], name: str) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pandas as pd
 
 from analysis.format import WIDTH, aligned, wrap
 from analysis.frames import Values, records
-from analysis.notes import heading, unfinished
+from analysis.notes import heading, subject, unfinished
 from analysis.results import load, read_plans, save, study_axes
 from analysis.search import PARAMETER, importance, search_table
-from analysis.tables import spending_blocks, write_spending, write_table
+from analysis.sheet import Sheet
+from analysis.time_sheets import account
 from cass_tune.config import ARMS
 from cass_tune.results import Record, StudyFolder
 from cass_tune.storage import AnyPath
@@ -35,8 +37,8 @@ IMPORTANCE = (
 
 def render(study: StudyFolder) -> str:
     """Return what a search has found as text, writing nothing."""
-    plan = read_plans(study)[-1]
-    return _render(study, plan, load(study), search_table(study, plan), importance(study, plan))
+    plan, frame = read_plans(study)[-1], load(study)
+    return _render(study, plan, frame, _sheets(study, plan, frame))
 
 
 def report(study: StudyFolder) -> str:
@@ -44,27 +46,56 @@ def report(study: StudyFolder) -> str:
     from analysis import plots
 
     plan, frame = read_plans(study)[-1], save(study)
-    table, shares = search_table(study, plan), importance(study, plan)
-    head = heading(plan, frame, study_axes([plan]))
+    found = _sheets(study, plan, frame)
     written: list[AnyPath] = []
-    for name, numbers, rows, note in (
-        ("search", table, _rows(table, plan, _parameters(table)), EXPLANATION),
-        ("importance", shares, _shares(shares), IMPORTANCE),
-    ):
-        path = study.tables / _file_name(plan, name)
-        written += write_table(path, numbers, head, rows, [note])
-    written += [*write_spending(study, plan, head), *plots.draw(study)]
+    for sheet in found:
+        written += sheet.write(study.tables)
+    written += plots.draw(study)
     folders = dict.fromkeys(str(path.parent) for path in written)
     journal = study.search(plan["search"]["id"]).journal
     places = [*(f"written to {folder}" for folder in folders), f"Optuna's journal: {journal}"]
-    return "\n\n".join([_render(study, plan, frame, table, shares), "\n".join(places)])
+    return "\n\n".join([_render(study, plan, frame, found), "\n".join(places)])
+
+
+def sheets(study: StudyFolder) -> list[Sheet]:
+    """Return the tables of a search: its trials, the importance of the parameters, and what was spent."""
+    return _sheets(study, read_plans(study)[-1], load(study))
+
+
+def _sheets(study: StudyFolder, plan: Record, frame: pd.DataFrame) -> list[Sheet]:
+    table, shares = search_table(study, plan), importance(study, plan)
+    make = partial(Sheet, subject=subject(plan), head=heading(plan, frame, study_axes([plan])))
+    complete = table.loc[table["state"] == "complete", "trial_id"].tolist() if len(table) else []
+    return [
+        make(
+            name=_file_name(plan, "search"),
+            title="Trials of the search",
+            numbers=table,
+            rows=_rows(table, plan, _parameters(table)),
+            notes=[EXPLANATION],
+            trials=[row["trial_id"] for row in _ranked(table, plan)],
+            is_empty=table.empty,
+        ),
+        make(
+            name=_file_name(plan, "importance"),
+            title="Importance of the parameters",
+            numbers=shares.assign(trial_ids=" ".join(complete)),
+            rows=_shares(shares),
+            notes=[IMPORTANCE],
+            trials=[" ".join(complete)] * len(shares),
+            is_empty=shares.empty,
+        ),
+        account(make, study, plan),
+    ]
 
 
 def _file_name(plan: Record, stem: str) -> str:
     return f"DEMO_{stem}" if plan["demo"] else stem
 
 
-def _render(study: StudyFolder, plan: Record, frame: pd.DataFrame, table: pd.DataFrame, shares: pd.DataFrame) -> str:
+def _render(study: StudyFolder, plan: Record, frame: pd.DataFrame, found: list[Sheet]) -> str:
+    trials, shares, spending = found
+    table = trials.numbers
     if table.empty:
         return f"{plan['title']}: nothing has been suggested yet."
     states = Counter(table["state"].tolist())
@@ -78,8 +109,8 @@ def _render(study: StudyFolder, plan: Record, frame: pd.DataFrame, table: pd.Dat
         _shown(table, plan),
         [wrap(EXPLANATION)],
         _winner(study, plan, table),
-        [aligned(_shares(shares)), wrap(IMPORTANCE)] if len(shares) else ["importance: too few complete trials"],
-        *spending_blocks(study),
+        ["importance: too few complete trials" if shares.is_empty else shares.text()],
+        [] if spending.is_empty else [spending.text()],
         [line for line in unfinished(frame) if not line.startswith(("untested", "pruned", "collapsed"))],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)

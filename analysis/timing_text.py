@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.cells import STATES, estimate_of
 from analysis.devices import UNKNOWN, is_crossed, numbers
-from analysis.format import duration, duration_estimate, setting, short_name, wrap
+from analysis.format import duration, duration_estimate, setting, short_name
 from analysis.frames import Values, plain, records
 from analysis.results import column
 from analysis.timing import TIMES
@@ -38,7 +38,7 @@ def device_numbers(*tables: pd.DataFrame) -> dict[str, str]:
 
 def device_lines(short: Mapping[str, str]) -> list[str]:
     """Return what the short names of devices stand for."""
-    return [wrap(f"device {number}: {kind}") for kind, number in short.items() if not is_crossed(kind)]
+    return [f"device {number}: {kind}" for kind, number in short.items() if not is_crossed(kind)]
 
 
 def has_published(table: pd.DataFrame) -> bool:
@@ -92,7 +92,7 @@ def timing_notes(table: pd.DataFrame) -> list[str]:
         lines.append(f"publ.: published pretraining time of a comparable setting, on the device of its source: {text}.")
     if any(table["crossed_devices"].tolist()):
         lines.append("# More than one kind of device worked on these trials: their times stand apart.")
-    return [wrap(line) for line in lines]
+    return lines
 
 
 def _published_sources(table: pd.DataFrame) -> list[str]:
@@ -146,4 +146,4 @@ def spending_notes(table: pd.DataFrame) -> list[str]:
         lines.append(
             f"Epochs of finished trials that have no row in the results root: {lost}. What they took is unknown."
         )
-    return [wrap(line) for line in lines]
+    return lines

@@ -202,7 +202,7 @@ def test_other_settings_give_other_tables_the_last_asked_for_first(root: Root) -
     tables.report(root.study)
     names = sorted(path.name for path in root.study.tables.iterdir())
     stems = ("f1", "f1_2", "spending", "timing", "timing_2")
-    assert names == [f"DEMO_{stem}.{kind}" for stem in stems for kind in ("csv", "md")]
+    assert names == [f"DEMO_{stem}.{kind}" for stem in stems for kind in ("csv", "html", "md", "tex")]
 
 
 def test_controls_of_other_finetuning_are_a_table_of_their_own(root: Root) -> None:

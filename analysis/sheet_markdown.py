@@ -1,0 +1,36 @@
+"""A table as Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.sheet import Sheet
+
+TIED = "†"
+_SPECIAL = re.compile(r"[\\`*|<&~]|(?<![^\W_])_|_(?![^\W_])")
+
+
+def escape(text: str) -> str:
+    """Return text of which Markdown takes no sign as its own (GitHub's flavour)."""
+    return re.sub(r"^#", r"\\#", _SPECIAL.sub(r"\\\g<0>", text))
+
+
+def render(sheet: Sheet) -> str:
+    """Return a table with its lines on the study, title and notes."""
+    rows = [[escape(cell) for cell in row] for row in sheet.rows]
+    for places, form in ((sheet.bold, "**{}**"), (sheet.ties, "{}" + TIED)):
+        for row, header in places:
+            column = sheet.rows[0].index(header)
+            rows[row + 1][column] = form.format(rows[row + 1][column])
+    head = "  \n".join(map(escape, [*sheet.head, *sheet.part]))
+    parts = [head, f"**{escape(sheet.title)}**", table(rows), *map(escape, sheet.notes)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return escaped cells as a table, the first row as its headers."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])

@@ -1,0 +1,127 @@
+"""The tables of a study of cells, in the order in which they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+
+from analysis.cells import f1_table
+from analysis.format import shown_probes, text_rows
+from analysis.groups import Group, file_names, split
+from analysis.methods import explanation as methods_explanation
+from analysis.methods import has_several, method_rows, method_table
+from analysis.notes import EXPLANATION, TIME_EXPLAINED, footnotes, group_heading, heading, subject
+from analysis.published import Row, select
+from analysis.results import read_plans, study_axes
+from analysis.robustness import EXPLANATION as ROBUSTNESS
+from analysis.robustness import robustness_rows, robustness_table
+from analysis.sheet import Sheet
+from analysis.spending import spending_table
+from analysis.time_sheets import Make, spending_sheet, timing_sheet
+from analysis.timing import timing_table
+from analysis.timing_text import device_numbers
+from cass_tune.results import Record, StudyFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What the tables of a study are made from.
+
+    Args:
+        study: the study's folder.
+        plan: what was asked for last.
+        axes: of the study.
+        groups: the rows that share a table.
+        published: published rows that may stand beside its cells.
+        head: lines on the study.
+    """
+
+    study: StudyFolder
+    plan: Record
+    axes: list[str]
+    groups: list[Group]
+    published: list[Row]
+    head: list[str]
+
+    def sheet(self, stem: str, index: int = 0) -> Make:
+        """Return what makes a sheet of a group, named by its stem."""
+        return partial(
+            Sheet,
+            name=file_names(self.plan, self.groups, stem)[index],
+            subject=subject(self.plan),
+            head=self.head,
+            part=group_heading(self.groups, index),
+        )
+
+
+def study_sheets(study: StudyFolder, frame: pd.DataFrame, published: Mapping[str, object]) -> list[Sheet]:
+    """Return the tables of a study of cells.
+
+    Args:
+        study: the study's folder.
+        frame: of `analysis.results.load`.
+        published: which published rows lie beside it (`analysis.published.select`).
+    """
+    plans = read_plans(study)
+    axes = study_axes(plans)
+    facts = _Facts(
+        study=study,
+        plan=plans[-1],
+        axes=axes,
+        groups=split(frame, axes),
+        published=select(published),
+        head=heading(plans[-1], frame, axes),
+    )
+    return [*_f1(facts), *_methods(facts), *_robustness(facts), *_times(facts)]
+
+
+def _f1(facts: _Facts) -> Iterator[Sheet]:
+    for index, group in enumerate(facts.groups):
+        table = f1_table(group.frame, facts.axes, facts.published)
+        notes = footnotes(table, facts.axes)
+        yield facts.sheet("f1", index)(
+            title="F1 of every cell",
+            numbers=table,
+            rows=text_rows(table, facts.axes, is_narrow=False),
+            notes=[*notes, EXPLANATION + TIME_EXPLAINED],
+            narrow=text_rows(table, facts.axes, is_narrow=True),
+            narrow_notes=[*notes, EXPLANATION + TIME_EXPLAINED * (not shown_probes(table))],
+        )
+
+
+def _methods(facts: _Facts) -> Iterator[Sheet]:
+    for index, group in enumerate(facts.groups):
+        if has_several(group.frame, facts.axes):
+            table = method_table(group.frame, facts.axes)
+            yield facts.sheet("methods", index)(
+                title="Methods side by side",
+                numbers=table,
+                rows=method_rows(table, facts.axes, is_narrow=False),
+                notes=[methods_explanation(table)],
+                narrow=method_rows(table, facts.axes, is_narrow=True),
+            )
+
+
+def _robustness(facts: _Facts) -> Iterator[Sheet]:
+    for index, group in enumerate(facts.groups):
+        table = robustness_table(group.frame, facts.axes)
+        if len(table):
+            yield facts.sheet("robustness", index)(
+                title="Robustness",
+                numbers=table,
+                rows=robustness_rows(table),
+                notes=[ROBUSTNESS],
+            )
+
+
+def _times(facts: _Facts) -> Iterator[Sheet]:
+    """Yield the times of every group, and the account of the whole study, because groups share pretrainings."""
+    timing = [timing_table(group.frame, facts.axes, facts.published) for group in facts.groups]
+    spending = spending_table(facts.study)
+    short = device_numbers(*timing, spending)
+    for index, table in enumerate(timing):
+        yield timing_sheet(facts.sheet("timing", index), table, facts.axes, short)
+    yield spending_sheet(partial(facts.sheet("spending"), part=[]), spending, short)

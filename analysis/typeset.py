@@ -1,0 +1,18 @@
+"""What printed tables have in common: which cells are numbers, and their minus signs."""
+
+from __future__ import annotations
+
+import re
+
+_NUMBER = re.compile(r"[+-]?\d[^A-Za-z]*( ?(h|min|s|n=\d+|\(n=1[^)]*\)))?[*#]*|-|")
+_MINUS = re.compile(r"(?<![\w)\]])-(?=[\d.])")
+
+
+def is_number(cell: str) -> bool:
+    """Return whether a cell holds a number, perhaps with an interval, unit or sign, or nothing."""
+    return _NUMBER.fullmatch(cell) is not None
+
+
+def minus(text: str, sign: str) -> str:
+    """Return text with another sign before negative numbers."""
+    return _MINUS.sub(lambda _: sign, text)
