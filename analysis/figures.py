@@ -80,9 +80,11 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_STYLE)
 
 
-def new_figure(width_in: float, height_in: float) -> Figure:
-    """Return an empty figure that is drawn without a screen."""
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+def new_figure(
+    width_in: float, height_in: float, layout: Literal["constrained", "compressed"] = "constrained"
+) -> Figure:
+    """Return an empty figure that is drawn without a screen; panels of a fixed aspect want it compressed."""
+    figure = Figure(figsize=(width_in, height_in), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

@@ -98,6 +98,12 @@ def matters(trial: Trial, path: str) -> bool:
     return name in _CONTROL_PRETRAIN if section == "pretrain" else name not in _PRETRAIN_DATA
 
 
+def matters_to_pretraining(path: str) -> bool:
+    """Return whether the field at ``"section.field"`` can change a pretraining, as opposed to the finetuning alone."""
+    section, _, name = path.rpartition(".")
+    return section != "finetune" and name not in _LABEL_DATA
+
+
 def digest(payload: dict[str, Any]) -> str:
     """Return the SHA-256 of the payload's canonical JSON, 64 hexadecimal digits."""
     text = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)

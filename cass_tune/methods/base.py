@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cass_tune.config import Trial
 from cass_tune.data.loader import Views, one_view
+from cass_tune.training.healthy import HEALTHY_STD
 
 View: TypeAlias = Mapping[str, Tensor]
 """By arm, one view of every image of a batch, normalised for that arm: float32, shape (batch, 3, height, width)."""
@@ -52,7 +53,7 @@ class Method(nn.Module):
     """Whether a step depends on the number of epochs; then pretrainings of different lengths share nothing."""
     has_common_outputs: bool = False
     """Whether the outputs of both arms lie in one space, so that their agreement is a number worth keeping."""
-    healthy_std: float = 1.0
+    healthy_std: float = HEALTHY_STD
     """`cass_tune.training.collapse.feature_std` of outputs that are well; a tenth of it counts as collapsed."""
     needs_sizes: bool = False
     """Whether the networks must take images of several sizes."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cass_tune.config import ARMS, Trial
 from cass_tune.methods.base import Method, Progress, View
+from cass_tune.training.healthy import SUPERVISED_STD
 from cass_tune.training.models import feature_width, features
 
 
@@ -19,7 +20,7 @@ class Supervised(Method):
     cross-entropies with a linear layer behind the features.
     """
 
-    healthy_std = 0.5  # no loss takes the offset away that all features share: an untrained transformer has 0.1
+    healthy_std = SUPERVISED_STD
 
     def __init__(self, trial: Trial, arms: nn.ModuleDict, classes: Sequence[str]) -> None:
         super().__init__(trial, arms, classes)

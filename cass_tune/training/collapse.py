@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cass_tune.training.healthy import COLLAPSED_BELOW, HEALTHY_STD
+
 SAMPLES = 512
-COLLAPSED_BELOW = 0.1
-"""Feature std, as a share of its healthy value, below which an arm counts as collapsed."""
 
 
 def feature_std(outputs: Tensor) -> float:
@@ -63,7 +63,7 @@ class Health:
     effective_rank: Mapping[str, float]
     agreement: float | None = None
     mismatched_agreement: float | None = None
-    healthy_std: float = 1.0
+    healthy_std: float = HEALTHY_STD
 
     @property
     def collapsed(self) -> bool:
@@ -106,7 +106,7 @@ class HealthMonitor:
             batches.setdefault(int(number), {})[arm] = value.to(device)
         return cls(batches[number] for number in sorted(batches))
 
-    def measure(self, *, is_common: bool = True, healthy_std: float = 1.0) -> Health:
+    def measure(self, *, is_common: bool = True, healthy_std: float = HEALTHY_STD) -> Health:
         """Return the state of the arms over the images kept, and forget them.
 
         Args:
