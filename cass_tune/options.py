@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import shlex
+import sys
 import tomllib
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -208,6 +210,27 @@ def parse(
     sources = {"the command line": argument_texts, CONFIG_FILE: file_texts}
     named_by = [source for source, texts in sources.items() if "data.name" in texts]
     return Given(settings=settings, fields=fields, source=named_by[0] if named_by else None)
+
+
+def command_line(study: str, preset: str, given: Given) -> str:
+    """Return a command that asks for the same trials, whatever ``cass_tune.toml`` says, without the results root.
+
+    Args:
+        study: its name; one outside ``studies`` is taken for a file of the working folder.
+        preset: that the study took.
+        given: what the user said.
+    """
+    main: Any = sys.modules.get("__main__")
+    own = Path(getattr(main, "__file__", None) or "")
+    is_file = own.stem == study and own.parent.name != "studies"
+    words = ["python", *([own.name] if is_file else ["-m", f"studies.{study}"]), "--preset", preset]
+    common = {item.name for item in dataclasses.fields(Settings)} - {"recipe", "seeds", "only"}
+    names = [item.name for item in dataclasses.fields(given.settings) if item.name not in common]
+    chosen = {name: getattr(given.settings, name) for name in names}
+    changed = {name: value for name, value in chosen.items() if value != getattr(type(given.settings)(), name)}
+    for path, value in {**given.fields, **changed}.items():
+        words += [option(path), *(map(str, value) if isinstance(value, tuple) else [str(value)])]
+    return shlex.join(words)
 
 
 def _broken_rules(values: Mapping[str, Any]) -> list[str]:

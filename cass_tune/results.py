@@ -583,8 +583,9 @@ class StudyFolder:
             yield from _files(self.path / name, leave_out=(HOLDER_FILE,))
 
     def write_plan(self, plan: Record) -> None:
-        """Keep what was asked for, unless it is what was asked for last."""
-        if [record["plan"] for record in self._plan_files()][-1:] != [plan]:
+        """Keep what was asked for, unless it is what was asked for last, with whatever command."""
+        last = [record["plan"] for record in self._plan_files()][-1:]
+        if [_without_command(plan) for plan in last] != [_without_command(plan)]:
             write_json(self.path / "plans" / f"{new_attempt()}.json", {"plan": plan})
 
     def plans(self) -> list[Record]:
@@ -608,6 +609,10 @@ class StudyFolder:
             record = read_json(path)
             if record is not None:
                 yield record
+
+
+def _without_command(plan: Record) -> Record:
+    return {name: value for name, value in plan.items() if name != "command"}
 
 
 def default_root(folder: Path) -> AnyPath:

@@ -18,7 +18,7 @@ from cass_tune.estimate import Estimate, Estimator, PartSizes, Sizes
 from cass_tune.execution import Execution
 from cass_tune.guard import guarded
 from cass_tune.identity import RESULTS_VERSION, Inputs
-from cass_tune.options import Given, Settings, option, parse
+from cass_tune.options import Given, Settings, command_line, option, parse
 from cass_tune.overview import failure_line, plan_lines, trial_lines
 from cass_tune.plan import (
     OPEN,
@@ -301,6 +301,7 @@ class Command:
             "axes": list(self.axes),
             "data": describe_data(listing),
             "results_version": RESULTS_VERSION,
+            "command": command_line(self.study.name, self.preset, self.given),
             "trials": [item.record() for item in wanted],
         }
 

@@ -14,7 +14,7 @@ from cass_tune.errors import Held, UsageError
 from cass_tune.estimate import Estimator
 from cass_tune.identity import ID_DIGITS, RESULTS_VERSION, Inputs, digest, segments, trial_digest
 from cass_tune.leases import Lease
-from cass_tune.options import Given
+from cass_tune.options import Given, command_line
 from cass_tune.overview import plan_lines, trial_lines
 from cass_tune.plan import OPEN, Wanted, describe_data
 from cass_tune.presets import as_method
@@ -249,6 +249,7 @@ class SearchCommand(Command):
             "axes": [],
             "data": describe_data(plan.listing),
             "results_version": RESULTS_VERSION,
+            "command": command_line(self.study.name, self.preset, self.given),
             "search": {
                 "id": plan.id,
                 "trials": self.options.trials,
