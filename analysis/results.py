@@ -2,150 +2,119 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 from collections.abc import Iterator
-from typing import get_type_hints
 
 import pandas as pd
 
-from analysis.frames import once, where
-from cass_tune.config import ARMS, PROBES, SECTIONS, Trial, get_field
-from cass_tune.errors import UsageError
-from cass_tune.identity import matters
-from cass_tune.results import Record, Results, StudyFolder, TrialFolder
-from cass_tune.storage import whole_file
-
-METRICS = (
-    "macro_f1",
-    "micro_f1_at_half",
-    "micro_recall_at_half",
-    "balanced_accuracy",
-    "accuracy",
-    "auroc",
-    "loss",
+from analysis.columns import (
+    COLUMN_DTYPES,
+    COLUMNS,
+    FIELDS,
+    IMAGE_COUNTS,
+    LISTED,
+    METRICS,
+    PROBE_METRICS,
+    column,
 )
-"""What is measured, of the test images under these names and of the validation images as ``validation_<name>``."""
+from analysis.epochs import load_epochs
+from analysis.frames import once, where
+from analysis.plans import read_plans, study_axes, trial_of, wanted_trials
+from analysis.predictions import load_predictions
+from analysis.sources import Opened, Source, described, open_source, read_all
+from cass_tune.config import ARMS, PROBES, get_field
+from cass_tune.errors import Damaged
+from cass_tune.identity import matters
+from cass_tune.results import Record, StudyFolder, TrialFolder
+from cass_tune.storage import AnyPath, whole_file
 
-PROBE_METRICS = ("macro_f1", "balanced_accuracy", "accuracy", "auroc")
-"""What is measured of a probe of the frozen features: as ``<probe>_<name>`` of the test images and, of the validation
-images, as ``<probe>_validation_<name>``."""
+__all__ = [
+    "COLUMNS",
+    "FIELDS",
+    "METRICS",
+    "PROBE_METRICS",
+    "column",
+    "load",
+    "read_plans",
+    "save",
+    "study_axes",
+    "wanted_trials",
+]
 
-_COUNTS = ("pretrain", "labelled", "validation", "test")
-_PARTS = {"train": "listed_train", "val": "listed_validation", "test": "listed_test"}
-
-
-def column(path: str) -> str:
-    """Return the column of the field at ``"section.field"``."""
-    return path.replace(".", "_")
-
-
-def _fields() -> dict[str, type]:
-    """Return every field of a trial but the seed by path, with the type of its values (text stands for all else)."""
-    kinds: dict[str, type] = {}
-    for section, kind in SECTIONS.items():
-        hints = get_type_hints(kind)
-        for item in dataclasses.fields(kind):  # type: ignore[arg-type]
-            declared = hints[item.name]
-            kinds[f"{section}.{item.name}"] = declared if declared in (int, float) else str
-    return kinds
-
-
-FIELDS = _fields()
-"""Every field of a trial by path, and the type of its values."""
-
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(("trial_id", "digest", "name", "arm", "model", "status"), str),
-    "seed": int,
-    **{column(path): kind for path, kind in FIELDS.items()},
-    **dict.fromkeys(METRICS, float),
-    **{f"validation_{name}": float for name in METRICS},
-    **{f"{probe}{part}_{name}": float for probe in PROBES for part in ("", "_validation") for name in PROBE_METRICS},
-    "linear_c": float,
-    "linear_converged": bool,
-    "knn_k": int,
-    **dict.fromkeys(("pretrain_seconds", "finetune_seconds"), float),
-    **{f"images_{name}": int for name in _COUNTS},
-    **dict.fromkeys(_PARTS.values(), int),
-    **dict.fromkeys(("best_epoch", "parameters"), int),
-    **dict.fromkeys(("collapsed", "crossed_devices"), bool),
-    **dict.fromkeys(("devices", "weights", "starting_cnn", "starting_vit"), str),
-    **dict.fromkeys(("fingerprint", "recipe", "error", "log"), str),
-    **dict.fromkeys(("results_version", "plan", "order"), int),
-}
-_DTYPES = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
-
-COLUMNS = tuple(_KINDS)
-"""The columns of the tidy table. ``plan`` counts from the last one asked for (0); ``order`` is the trial's place in the
-union of all plans; ``listed_*`` are the images in the data, ``images_*`` those that the trial used."""
+logger = logging.getLogger(__name__)
 
 
-def load(study: StudyFolder) -> pd.DataFrame:
+def load(source: Source) -> pd.DataFrame:
     """Return one row per wanted trial and arm: the outer join of what was asked for and what is on disk.
 
+    Args:
+        source: a `StudyFolder`; the path of a study's folder, of a results root with one study, or of a Ray experiment;
+            or a Ray ``ResultGrid``. Ray knows no plan: its trials are those of the experiment, and what only a plan
+            tells (``recipe``, ``listed_*``) is missing.
+
+    Returns:
+        The columns in `COLUMNS`.
+
     Raises:
-        UsageError: nothing was asked for, or a record is damaged.
+        UsageError: nothing was asked for, the source holds several studies, or a record is damaged.
     """
-    rows = [
-        row
-        for order, (age, plan, trial) in enumerate(wanted_trials(read_plans(study)))
-        for row in _rows(study.results, plan, trial, {"plan": age, "order": order})
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS).astype({name: _DTYPES[kind] for name, kind in _KINDS.items()})
+    opened = open_source(source)
+    numbers = range(len(opened.wanted))
+    rows = [row for found in read_all(lambda number: list(_rows(opened, number)), numbers) for row in found]
+    return pd.DataFrame(rows, columns=COLUMNS).astype(COLUMN_DTYPES)
 
 
 def save(study: StudyFolder) -> pd.DataFrame:
-    """Load a study and write results.parquet and index.csv, which lists the trials; both may be deleted at any time."""
-    frame = load(study)
-    with whole_file(study.parquet) as temporary:
-        frame.to_parquet(temporary, index=False)
-    with whole_file(study.index) as temporary:
-        _index(frame).to_csv(temporary, index=False)
+    """Load a study and write its derived tables; all of them may be deleted at any time.
+
+    The tidy table as results.parquet and results.csv, index.csv, which lists the trials, the epochs as epochs.parquet
+    and epochs.csv, and the predictions as predictions.parquet, unless those of a trial are damaged, which a warning
+    says.
+    """
+    frame, epochs = load(study), load_epochs(study)
+    _write(frame, study.parquet)
+    _write(frame, study.table)
+    _write(_index(frame), study.index)
+    _write(epochs, study.epochs_parquet)
+    _write(epochs, study.epochs_table)
+    try:
+        _write(load_predictions(study), study.predictions)
+    except Damaged as error:
+        logger.warning("%s is not written: %s", study.predictions, error)
     return frame
 
 
-def read_plans(study: StudyFolder) -> list[Record]:
-    """Return what was asked for, oldest first.
-
-    Raises:
-        UsageError: there is no plan, or one is damaged.
-    """
-    plans = study.plans()
-    if not plans:
-        raise UsageError(f"Nothing has been asked for in {study.path}. Run the study first.")
-    return plans
+def _write(frame: pd.DataFrame, path: AnyPath) -> None:
+    with whole_file(path) as temporary:
+        if path.suffix == ".parquet":
+            frame.to_parquet(temporary, index=False)
+        else:
+            frame.to_csv(temporary, index=False)
 
 
-def study_axes(plans: list[Record]) -> list[str]:
-    """Return the axes of all plans, those of the last one first."""
-    return list(dict.fromkeys(axis for plan in reversed(plans) for axis in plan["axes"]))
-
-
-def wanted_trials(plans: list[Record]) -> list[tuple[int, Record, Record]]:
-    """Return (age of the plan, plan, trial) of every trial once, the last asked for first."""
-    wanted: dict[str, tuple[int, Record, Record]] = {}
-    for age, plan in enumerate(reversed(plans)):
-        for trial in plan["trials"]:
-            wanted.setdefault(trial["digest"], (age, plan, trial))
-    return list(wanted.values())
-
-
-def _rows(results: Results, plan: Record, trial: Record, place: Record) -> Iterator[Record]:
-    folder = results.trial(trial["digest"])
-    common = {**place, **_asked(plan, trial), **_became(folder)}
-    result, probes = folder.outcome() or {}, (folder.probes() or {}).get("arms", {})
+def _rows(opened: Opened, number: int) -> Iterator[Record]:
+    wanted = opened.wanted[number]
+    folder, config = opened.folder(wanted), wanted.trial["config"]
+    result = (folder.outcome() if folder else None) or {}
+    probes = ((folder.probes() if folder else None) or {}).get("arms", {})
+    common = {
+        "plan": wanted.age,
+        "order": number,
+        **described(wanted),
+        **_settings(config),
+        **_asked(wanted.plan, wanted.trial),
+        **_became(folder, result),
+    }
     for arm in ARMS:
-        own = {"arm": arm, "weights": trial["weights"][arm], **_probed(probes.get(arm, {}))}
-        yield {**common, **own, **_of_arm(result, trial["config"], arm)}
+        own = {"arm": arm, "weights": wanted.trial["weights"][arm], **_probed(probes.get(arm, {}))}
+        yield {**common, **own, **_of_arm(result, config, arm)}
 
 
 def _asked(plan: Record, trial: Record) -> Record:
     """Return the columns that the plan knows."""
-    counts = {part: sum(plan["data"]["counts"].get(part, {}).values()) for part in _PARTS}
+    counts = plan["data"]["counts"]
     return {
-        **{name: trial[name] for name in ("digest", "name")},
-        "seed": trial["config"]["seed"],
-        **_settings(trial["config"]),
-        **{name: counts[part] for part, name in _PARTS.items()},
+        **{name: None if counts is None else sum(counts.get(part, {}).values()) for part, name in LISTED.items()},
         **{f"starting_{arm}": trial["weights"][arm] for arm in ARMS},
         "fingerprint": plan["data"]["fingerprint"],
         "recipe": plan["recipe"],
@@ -154,23 +123,21 @@ def _asked(plan: Record, trial: Record) -> Record:
 
 
 def _settings(config: Record) -> Record:
-    """Return every field of the configuration that matters to its trial, the others as missing.
-
-    A section or field that was added after it was written has its default.
-    """
-    sections: Record = {name: kind(**config.get(name, {})) for name, kind in SECTIONS.items()}
-    trial = Trial(**sections, seed=config["seed"])
+    """Return every field of the configuration that matters to its trial, the others as missing."""
+    trial = trial_of(config)
     return {column(path): get_field(trial, path) if matters(trial, path) else None for path in FIELDS}
 
 
-def _became(folder: TrialFolder) -> Record:
+def _became(folder: TrialFolder | None, result: Record) -> Record:
     """Return the columns that both arms share of what became of a trial."""
-    result, failure = folder.outcome(), folder.failure()
+    if folder is None:
+        return {"status": "missing"}
+    failure = folder.failure()
     row: Record = {"trial_id": folder.id, "status": folder.status()}
-    if folder.log.exists() or failure:
+    if failure or folder.log.exists():
         row["log"] = str(folder.log)
-    if result is not None:
-        row |= {f"images_{name}": result["images"].get(name) for name in _COUNTS}
+    if result:
+        row |= {f"images_{name}": result["images"].get(name) for name in IMAGE_COUNTS}
         row |= {"collapsed": result["collapsed"], "devices": "; ".join(result["devices"])}
         row["crossed_devices"] = len(result["devices"]) > 1
     elif failure is not None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, fields
 import pandas as pd
 
 from analysis.devices import is_crossed, kind_of
-from analysis.results import read_plans, wanted_trials
+from analysis.plans import read_plans, wanted_trials
+from analysis.segments import segments_of
 from cass_tune.config import ARMS
 from cass_tune.identity import Segment
 from cass_tune.results import Folder, Record, Results, StageFolder, StudyFolder, TrialFolder
@@ -193,24 +194,6 @@ class _Trial:
 def _lost(devices: str, epochs: int) -> Iterator[Entry]:
     if epochs:
         yield Entry(devices=devices, spent=math.nan, repeated=math.nan, epochs_without_row=epochs)
-
-
-def segments_of(wanted: Record, result: Record | None) -> list[Segment] | None:
-    """Return where a trial's pretraining is stored, in order; nothing for a control, None where it is not recorded.
-
-    Args:
-        wanted: what the plan says of the trial.
-        result: its result, if it is finished.
-    """
-    config = wanted["config"]["pretrain"]
-    if config["method"] == "none":
-        return []
-    stage = (result or {}).get("stage") or {}
-    parts = stage.get("segments") or stage.get("parts") or wanted.get("segments")
-    if parts:
-        return [Segment(stage=part["stage"], start=part["start"], end=part["end"]) for part in parts]
-    digest = stage.get("digest") or wanted.get("stage")  # as earlier versions recorded it
-    return [Segment(stage=digest, start=0, end=stage.get("epoch", config["epochs"]))] if digest else None
 
 
 class _Stage:

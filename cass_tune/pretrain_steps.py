@@ -24,6 +24,7 @@ from cass_tune.identity import Segment, segments
 from cass_tune.leases import Lease
 from cass_tune.methods import method_class
 from cass_tune.results import Record, StageFolder
+from cass_tune.sharing import rows_of
 from cass_tune.storage import StorageError, patience, patiently
 from cass_tune.training.feature_probes import extract, knn_macro_f1
 from cass_tune.training.models import build_arm
@@ -116,7 +117,7 @@ def pretrained(attempt: Attempt, parts: Parts, pixels: Pixels) -> Generator[Reco
                 yield from steps.run(chain, stage, lease)
                 attempt.end()
                 return steps.result(chain)
-    rows = stages.rows_of(attempt.results, chain)
+    rows = rows_of(attempt.results, chain)
     yield from rows
     found = _stored(attempt, chain, rows, end)
     if found.has_collapsed and attempt.options.on_collapse == "stop":
@@ -128,7 +129,7 @@ def stored_pretraining(attempt: Attempt) -> Pretrained | None:
     """Return the pretraining that the trial's finetuning starts from if it is stored, and compute nothing."""
     chain = segments(attempt.trial, attempt.inputs)
     weights = stages.load_arms(attempt.results.stage(chain[-1].stage), chain[-1].end)
-    return None if weights is None else _stored(attempt, chain, stages.rows_of(attempt.results, chain), weights)
+    return None if weights is None else _stored(attempt, chain, rows_of(attempt.results, chain), weights)
 
 
 def start_of(attempt: Attempt, source: Pretrained | None, arm: str) -> nn.Module:

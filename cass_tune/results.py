@@ -7,7 +7,9 @@
                          holder.json, probes.json, predictions.parquet, {cnn,vit}.safetensors, log.txt, failure.json,
                          validated.json (of a search: finished but for the test images),
                          result.json (last: the trial is finished)
-    <study>/<data>-<preset>/   plans/<time>.json; index.csv, results.parquet, tables/, plots/ (derived);
+    <study>/<data>-<preset>/   plans/<time>.json; tables/, plots/, index.csv, results.{parquet,csv} (a row per trial and
+                         arm), epochs.{parquet,csv} (per trial, phase and epoch), predictions.parquet (per trial, arm,
+                         part and image), all derived;
                          search/<search id>/: suggestions/<number>.json, outcomes/<number>.json, holder.json, and
                          journal.log, the same for Optuna (derived)
     ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
@@ -554,8 +556,24 @@ class StudyFolder:
         return self.path / "results.parquet"
 
     @property
+    def table(self) -> AnyPath:
+        return self.path / "results.csv"
+
+    @property
     def index(self) -> AnyPath:
         return self.path / "index.csv"
+
+    @property
+    def epochs_parquet(self) -> AnyPath:
+        return self.path / "epochs.parquet"
+
+    @property
+    def epochs_table(self) -> AnyPath:
+        return self.path / "epochs.csv"
+
+    @property
+    def predictions(self) -> AnyPath:
+        return self.path / "predictions.parquet"
 
     def write_plan(self, plan: Record) -> None:
         """Keep what was asked for, unless it is what was asked for last."""

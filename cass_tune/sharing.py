@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cass_tune.identity import Segment, why_apart
 from cass_tune.plan import Wanted
-from cass_tune.results import Results
+from cass_tune.results import Record, Results
 
 Ends = Callable[[str], Iterable[int]]
 """Returns the epochs whose ends are stored, of a stage."""
@@ -118,3 +118,21 @@ def unshared_reason(items: Iterable[Wanted]) -> str | None:
             epochs[item.trial.seed, item.trial.pretrain.method, reason].add(_epochs(item))
     reasons = dict.fromkeys(reason for (*_, reason), found in epochs.items() if len(found) > 1)
     return f"pretrainings of different lengths share nothing: {'; '.join(reasons)}" if reasons else None
+
+
+def rows_of(results: Results, segments: Sequence[Segment]) -> list[Record]:
+    """Return the rows of a stored pretraining, marked as reused; of an end that is gone those that were kept.
+
+    Args:
+        results: root of all records.
+        segments: of the pretraining.
+    """
+    if not segments:
+        return []
+    last = segments[-1]
+    rows = results.stage(last.stage).end_record(last.end).get("rows")
+    if rows is None:
+        every = [(segment, row) for segment in segments for row in results.stage(segment.stage).rows()]
+        kept = (row for segment, row in every if segment.start < row["epoch"] <= segment.end)
+        rows = sorted(kept, key=lambda row: row["epoch"])
+    return [{**row, "epochs": last.end, "reused": True} for row in rows]

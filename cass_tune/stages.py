@@ -7,7 +7,7 @@ record has the checksum of every file, which is verified when the file is used.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import ARMS, Trial
-from cass_tune.identity import Segment
-from cass_tune.results import Record, Results, StageFolder
+from cass_tune.results import Record, StageFolder
 from cass_tune.storage import AnyPath, StorageError, patience
 from cass_tune.tensors import read_tensors, write_tensors
 from cass_tune.training.models import save_arm
@@ -70,24 +69,6 @@ def _read(stage: StageFolder, epoch: int, parts: Iterable[str]) -> End | None:
         if stage.disown_end(epoch, record):
             logger.warning("%s is damaged (%s); the pretraining is computed again", stage.end(epoch), error)
         return None
-
-
-def rows_of(results: Results, segments: Sequence[Segment]) -> list[Record]:
-    """Return the rows of a stored pretraining, marked as reused; of an end that is gone those that were kept.
-
-    Args:
-        results: root of all records.
-        segments: of the pretraining.
-    """
-    if not segments:
-        return []
-    last = segments[-1]
-    rows = results.stage(last.stage).end_record(last.end).get("rows")
-    if rows is None:
-        every = [(segment, row) for segment in segments for row in results.stage(segment.stage).rows()]
-        kept = (row for segment, row in every if segment.start < row["epoch"] <= segment.end)
-        rows = sorted(kept, key=lambda row: row["epoch"])
-    return [{**row, "epochs": last.end, "reused": True} for row in rows]
 
 
 def furthest(stage: StageFolder, checkpoints: Checkpoints, epochs: int) -> State | None:

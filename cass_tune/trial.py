@@ -21,7 +21,7 @@ from cass_tune.plan import can_be_probed
 from cass_tune.probe_steps import probe_later
 from cass_tune.pruning import Pruning
 from cass_tune.results import Results, TrialFolder, new_attempt
-from cass_tune.stages import rows_of
+from cass_tune.sharing import rows_of
 from cass_tune.storage import AnyPath, Lines, ObjectPath, StorageError, patience, patiently, place
 from cass_tune.training.determinism import Alerts
 from cass_tune.trial_steps import trial_steps

@@ -20,6 +20,7 @@ from cass_tune.notices import PROCESS, on_signal
 from cass_tune.pruning import Pruning
 from cass_tune.results import Results
 from cass_tune.storage import StorageError
+from cass_tune.training.rows import epoch_row, for_ray
 
 FAILED, HELD, LEFT, RETRIED, UNSAVED = "failed", "held", "left", "retried", "unsaved"
 """``phase`` of the row that a trial reports before it raises: it failed for good; it left because another process
@@ -52,8 +53,6 @@ def _report(row: Mapping[str, Any]) -> None:
     Tune's driver lets a trial go on after each row. Where a signal ends all processes of a machine, it no longer does,
     and the trial must still save its state.
     """
-    from cass_tune.training.rows import for_ray  # brings torch
-
     values, raised = for_ray(row), list[BaseException]()
 
     def report() -> None:
@@ -85,7 +84,6 @@ def trainable(config: Mapping[str, Any]) -> None:
     """
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
-    from cass_tune.training.rows import epoch_row
     from cass_tune.trial import ANY_FAILURE, RunOptions, is_final, run_trial
 
     run = config["run"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import resource
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 COLUMNS = (
     "phase",
@@ -60,5 +61,7 @@ def for_ray(row: Mapping[str, Any]) -> dict[str, Any]:
 def peak_memory_gib(device: torch.device) -> float:
     """Return the most memory used so far: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -9,7 +9,8 @@ import pytest
 
 from analysis import tables
 from analysis.frames import records
-from analysis.spending import COLUMNS, segments_of, spending_table
+from analysis.segments import segments_of
+from analysis.spending import COLUMNS, spending_table
 from analysis.timing_text import device_numbers, spending_notes, spending_rows
 from cass_tune.config import Trial, control
 from cass_tune.identity import Segment
