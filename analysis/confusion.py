@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
-from analysis.figures import ARM_NAMES, PAGE_IN, new_figure
+from analysis.figures import ARM_NAMES, PAGE_IN, new_figure, shortened
 from analysis.frames import Values, where
 from analysis.series import capitalised
 from cass_tune.config import ARMS
@@ -25,7 +24,6 @@ CAPTION = (
     "Test images by their class (rows) and the class that an arm predicts for them (columns), summed over the seeds. "
     "The shade is the share of the row: on the diagonal it is the recall of the class. The numbers are images."
 )
-_LONGEST_NAME = 14
 _MOST_NUMBERS = 10
 
 
@@ -80,40 +78,35 @@ def confusion_figure(record: pd.DataFrame, title: str) -> Figure:
     width = min(PAGE_IN, 1.5 + 1.9 * len(cells))
     figure = new_figure(width, 4.4, "compressed")
     grid = figure.subplots(len(ARMS), len(cells), squeeze=False, sharex=True, sharey=True)
-    image = None
     for row, arm in zip(grid, ARMS, strict=True):
         for panel, cell, name in zip(row, cells, capitalised(cells), strict=True):
             own = where(record, {"arm": arm, "series": cell})
-            image = _matrix(panel, own)
+            _matrix(panel, own)
             panel.set_title(f"{ARM_NAMES[arm]}, {name[:1].lower()}{name[1:]}")
         row[0].set_ylabel("True class")
     for panel in grid[-1]:
         panel.set_xlabel("Predicted class")
     figure.suptitle(title)
-    figure.colorbar(image, ax=grid, shrink=0.5, label="Share of the true class").outline.set_visible(False)
+    bar = figure.colorbar(grid[0][0].images[0], ax=grid, shrink=0.5, label="Share of the true class")
+    bar.outline.set_visible(False)
     return figure
 
 
-def _matrix(panel: Axes, rows: pd.DataFrame) -> AxesImage:
+def _matrix(panel: Axes, rows: pd.DataFrame) -> None:
     classes = list(dict.fromkeys(rows["true"]))
     size = len(classes)
     shares = rows["share"].to_numpy(float).reshape(size, size)
-    image = panel.imshow(shares, cmap="cividis", vmin=0, vmax=1)
-    names = [_short(name) for name in classes]
+    panel.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    names = [shortened(name) for name in classes]
     panel.set_xticks(range(size), names, rotation=45, ha="right", rotation_mode="anchor")
     panel.set_yticks(range(size), names)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
     if size <= _MOST_NUMBERS:
         _numbers(panel, rows["images"].to_numpy(int).reshape(size, size), shares)
-    return image
 
 
 def _numbers(panel: Axes, images: np.ndarray, shares: np.ndarray) -> None:
     for (row, column), count in np.ndenumerate(images):
         colour = "black" if shares[row, column] > 0.5 else "white"
         panel.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"

@@ -203,4 +203,4 @@ def _legend(figure: Figure, panels: list[Axes], has_control: bool) -> None:
     last = [label for label in (_SEEDS, _BAND, _DIAMOND, _STAR) if label in entries]
     labels = [label for label in entries if label not in last] + last
     handles = [entries[label] for label in labels]
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 if len(labels) == 4 else 3, frameon=False)

@@ -17,6 +17,7 @@ from cass_tune.storage import AnyPath, whole_file
 
 Kind = Literal["png", "pdf", "svg"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Layout = Literal["constrained", "compressed"] | None
 
 COLUMN_IN, PAGE_IN = 3.4, 7.0
 """Width of a figure over one column, and over both columns of a page, in inches."""
@@ -27,6 +28,8 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "v", "P", "X")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 """Markers and line styles that go with the colours, for readers of a grey print."""
+
+_LONGEST_NAME = 14
 
 ARM_NAMES = {"cnn": "CNN", "vit": "ViT"}
 
@@ -80,13 +83,16 @@ def style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(_STYLE)
 
 
-def new_figure(
-    width_in: float, height_in: float, layout: Literal["constrained", "compressed"] = "constrained"
-) -> Figure:
+def new_figure(width_in: float, height_in: float, layout: Layout = "constrained") -> Figure:
     """Return an empty figure that is drawn without a screen; panels of a fixed aspect want it compressed."""
     figure = Figure(figsize=(width_in, height_in), layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def shortened(name: str) -> str:
+    """Return the name of a class, cut where it is too long for the label of a small panel."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def save(study: StudyFolder, plot: Plot) -> list[AnyPath]:

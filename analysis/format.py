@@ -72,12 +72,12 @@ def duration(seconds: float | None) -> str:
     """Return a time in a readable unit, for example ``42 s``, ``3.2 min`` or ``-7.2 h``; ``-`` when it is unknown."""
     if seconds is None:
         return "-"
-    size, unit = _unit(seconds)
+    size, unit = time_unit(seconds)
     value = seconds / size
     return f"{value:.0f} {unit}" if abs(value) >= 10 else f"{value:.1f} {unit}"
 
 
-def _unit(seconds: float) -> tuple[int, str]:
+def time_unit(seconds: float) -> tuple[int, str]:
     """Return the size of a readable unit in seconds, and its name."""
     return next((size, unit) for least, size, unit in _UNITS if abs(seconds) >= least)
 
@@ -91,7 +91,7 @@ def duration_estimate(estimate: Estimate, *, is_short: bool) -> str:
     """
     if estimate.n == 0:
         return "-"
-    size, unit = _unit(estimate.mean)
+    size, unit = time_unit(estimate.mean)
     mean, low, high, half = (
         f"{seconds / size:.{1 if estimate.mean >= 1 else 2}f}"
         for seconds in (estimate.mean, estimate.low, estimate.high, estimate.half_width)

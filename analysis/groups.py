@@ -119,7 +119,7 @@ def _pretrain_only() -> set[str]:
     return {column(_METHOD), *(column(path) for path in FIELDS if not matters(_CONTROL, path))}
 
 
-def file_names(plan: Record, groups: Sequence[Group], stem: str) -> list[str]:
+def file_names(plan: Record, groups: Sequence[object], stem: str) -> list[str]:
     """Return a file name without its ending for every group, for example ``DEMO_f1`` and ``DEMO_f1_2``."""
     first = f"DEMO_{stem}" if plan["demo"] else stem
     return [first if number == 1 else f"{first}_{number}" for number in range(1, len(groups) + 1)]

@@ -51,7 +51,7 @@ def pretraining_figure(curves: pd.DataFrame, collapsed: pd.DataFrame, looks: Map
         title: of the figure.
     """
     figure = new_figure(PAGE_IN, _HEIGHT_IN)
-    names = [["loss", f"{arm}_feature_std", f"{arm}_effective_rank"] for arm in ARMS]
+    names: list[Any] = [["loss", f"{arm}_feature_std", f"{arm}_effective_rank"] for arm in ARMS]
     panels = figure.subplot_mosaic(names)
     for name, panel in panels.items():
         _curves(panel, where(curves, {"measure": name}), looks)
@@ -89,9 +89,8 @@ def _curves(panel: Axes, rows: pd.DataFrame, looks: Mapping[str, Look]) -> None:
         marks = {"marker": look.marker, "markersize": 3.5, "markerfacecolor": look.face}
         places = (order * every // len(looks), every)  # so that markers of equal curves do not hide each other
         panel.plot(mean["epoch"], mean["value"], color=look.colour, linestyle=look.line, markevery=places, **marks)
-    values = rows["value"]
-    is_loss = set(rows["measure"]) <= {"loss", "validation_loss"}
-    if is_loss and len(values) and values.min() > 0 and values.max() > _LOG_FROM * values.min():
+    values = rows.loc[rows["measure"].isin(["loss", "validation_loss"]), "value"].tolist()
+    if values and min(values) > 0 and max(values) > _LOG_FROM * min(values):
         _by_logarithm(panel)
 
 

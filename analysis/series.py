@@ -62,12 +62,29 @@ def _series(row: dict[str, Any], axes: Sequence[str]) -> dict[str, Any]:
 
 
 def pages(series: pd.DataFrame) -> list[pd.DataFrame]:
-    """Return the rows of the series that each figure shows: not more than can be told apart, levels together."""
-    names = list(dict.fromkeys(series["series"]))
-    levels = min(MOST, max(1, series["level"].nunique()))
+    """Return the rows of the series that each figure shows: cells that can be told apart, and their controls.
+
+    The values of the first axis stay together where they can.
+    """
+    is_control = series["is_control"].astype(bool)
+    cells = once(series.loc[~is_control], ["series"])
+    if cells.empty:
+        return [series] if len(series) else []
+    levels = min(MOST, len(cells["level"].unique()))
     size = MOST // levels * levels
-    parts = [names[start : start + size] for start in range(0, len(names), size)]
-    return [series.loc[series["series"].isin(part)] for part in parts]
+    return [_page(series, cells.iloc[start : start + size]) for start in range(0, len(cells), size)]
+
+
+def _page(series: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of some cells and of the controls of which all settings are those of one of them."""
+    settings = [_words(setting) for setting in cells["setting"]]
+    beside = [any(_words(setting) <= other for other in settings) for setting in series["setting"]]
+    own = series["series"].isin(cells["series"].tolist())
+    return series.loc[own | (series["is_control"].astype(bool) & pd.Series(beside, index=series.index))]
+
+
+def _words(setting: str) -> set[str]:
+    return set(filter(None, setting.split(", ")))
 
 
 def looks(series: pd.DataFrame) -> dict[str, Look]:

@@ -8,9 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from cass_tune.config import ARMS, Data, Finetune, Pretrain, Trial, control, get_field, to_json, with_field
 from cass_tune.identity import PROBES_VERSION, Inputs, trial_digest
 from cass_tune.results import Record, Results, StudyFolder, TrialFolder
+from cass_tune.storage import write_json
+from tests.small import local
 
 PHANTOM = {
     "train": {"glioma": 60, "meningioma": 60, "notumor": 60, "pituitary": 60},
@@ -135,6 +139,29 @@ class Root:
         with folder.row_file(attempt) as lines:
             for epoch, value in enumerate(seconds, start + 1):
                 lines.append(json.dumps({"phase": phase, "epoch": epoch, "epochs": 9, "seconds": value}))
+
+    def learn(self, work: Trial | str, phase: str, *, attempt: str = "a1", **columns: list[Any]) -> None:
+        """Record epochs of a trial or a stage: the values of each column, epoch by epoch."""
+        folder = self._folder(work) if isinstance(work, Trial) else self.results.stage(work)
+        with folder.row_file(attempt) as lines:
+            for epoch, values in enumerate(zip(*columns.values(), strict=True), 1):
+                own = dict(zip(columns, values, strict=True))
+                lines.append(json.dumps({"phase": phase, "epoch": epoch, "epochs": 9, "seconds": 1.0, **own}))
+
+    def attempt(self, trial: Trial, name: str, start: str, end: str | None, how: str = "finished", **more: Any) -> None:
+        """Record an attempt at a trial; times are those of a day, for example ``12:00:30``."""
+        ended = end and {"how": how, "time": f"2026-01-01T{end}+00:00"}
+        record = {"attempt": name, "run": "r", "host": "one", "pid": 1, "resumed": None, "ended": ended, **more}
+        record["started"] = f"2026-01-01T{start}+00:00"
+        write_json(self._folder(trial).path / "attempts" / f"{name}.json", record)
+
+    def predict(self, trial: Trial, rows: list[tuple[str, str, str, list[float]]], split: str = "test") -> None:
+        """Record predictions of images: arm, image, label and outputs; images of one name before ``#`` are a group."""
+        arms, images, labels, outputs = zip(*rows, strict=True)
+        frame = pd.DataFrame({"arm": arms, "split": split, "image": images, "label": labels, "outputs": outputs})
+        frame["group"] = frame["image"].str.partition("#")[0]
+        local(self._folder(trial).path).mkdir(parents=True, exist_ok=True)
+        frame.to_parquet(local(self._folder(trial).predictions))
 
     def _folder(self, trial: Trial) -> TrialFolder:
         folder = self.results.trial(self.digest(trial))

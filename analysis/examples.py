@@ -1,0 +1,128 @@
+"""Test images that an arm is most sure of: those that it predicts right, and those that it predicts wrong."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL.Image import Image, fromarray
+from PIL.ImageOps import pad
+
+from analysis.figures import ARM_NAMES, PAGE_IN, new_figure, shortened
+from analysis.frames import Values, once, records, where
+from cass_tune.config import ARMS
+from cass_tune.data import phantom
+from cass_tune.data.decode import decode_rgb
+from cass_tune.results import Results
+
+logger = logging.getLogger(__name__)
+
+EACH = 4
+"""Images that are shown of each arm, right and wrong."""
+
+_SIZE_PX = 160
+"""Of an image as it is shown, about 200 pixels per inch."""
+
+COLUMNS = ("arm", "series", "seed", "trial_id", "is_right", "image", "true", "predicted", "probability")
+CAPTION = (
+    "Test images of {cell}: for each arm the {each} of which it is most sure and right (left), and the {each} of which "
+    "it is most sure and wrong (right). Above each stands the predicted class with its probability (the sigmoid of "
+    "its output, for each class is a problem of its own), below a wrong one its true class."
+)
+
+
+def examples(results: Results, series: pd.DataFrame) -> pd.DataFrame:
+    """Return the record of the examples, of the first tested trial of a study.
+
+    Args:
+        results: root of all records.
+        series: rows of `analysis.series.trial_series`.
+
+    Returns:
+        For each arm at most `EACH` right and as many wrong predictions, the surest first and one of a group (patient,
+        identical files): the trial, image (its path in
+        the data), true and predicted class, and probability (0 to 1) of the latter. Without predictions, no rows.
+    """
+    for row in records(series):
+        folder = results.trial(row["digest"])
+        result = folder.result()
+        if result and folder.predictions.exists():
+            predictions = pd.read_parquet(io.BytesIO(folder.predictions.read_bytes()))
+            chosen = _surest(where(predictions, {"split": "test"}), np.array(result["classes"]))
+            return chosen.assign(series=row["series"], seed=row["seed"], trial_id=folder.id).reindex(columns=COLUMNS)
+    return pd.DataFrame(columns=COLUMNS)
+
+
+def _surest(predictions: pd.DataFrame, classes: np.ndarray) -> pd.DataFrame:
+    outputs = np.stack(predictions["outputs"].tolist()).astype(float)
+    found = predictions.rename(columns={"label": "true"}).assign(
+        predicted=classes[outputs.argmax(axis=1)], probability=1 / (1 + np.exp(-outputs.max(axis=1)))
+    )
+    found["is_right"] = found["true"] == found["predicted"]
+    order = found.sort_values(["arm", "is_right", "probability", "image"], ascending=[True, False, False, True])
+    order = once(order, ["arm", "is_right", "group"])  # identical files are one group
+    return order.groupby(["arm", "is_right"], sort=False).head(EACH).reset_index(drop=True)
+
+
+def read_images(record: pd.DataFrame, data_name: str, data_root: str | None) -> dict[str, Image] | None:
+    """Return the images of a record by path, or None: they cannot be read on this machine, which is logged.
+
+    Args:
+        record: what `examples` returned.
+        data_name: ``data.name`` of the trial.
+        data_root: ``data.root`` of the trial.
+    """
+    found: dict[str, Image] = {}
+    for row in records(record):
+        try:
+            found[row["image"]] = _open(data_name, data_root, row["image"], row["true"])
+        except (OSError, ValueError) as error:
+            logger.info("no examples are drawn: the images of %s cannot be read: %s", data_name, error)
+            return None
+    return found
+
+
+def _open(data_name: str, data_root: str | None, path: str, label: str) -> Image:
+    if data_name == "phantom":
+        return fromarray(phantom.draw(path, label))
+    if not data_root:
+        raise ValueError("the trial names no folder of images")
+    return decode_rgb(Path(data_root).expanduser() / path)
+
+
+def examples_figure(record: pd.DataFrame, images: Mapping[str, Image], title: str) -> Figure:
+    """Draw what `examples` found, a row per arm.
+
+    Args:
+        record: the record.
+        images: by path.
+        title: of the figure.
+    """
+    figure = new_figure(PAGE_IN, 3.3, None)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.06, top=0.78, wspace=0.08, hspace=0.75)
+    grid = figure.subplots(len(ARMS), 2 * EACH + 1, width_ratios=[*[1] * EACH, 0.3, *[1] * EACH])
+    for panel in grid.flat:
+        panel.set_axis_off()
+    for row, arm in zip(grid, ARMS, strict=True):
+        for panels, is_right, word in ((row[:EACH], True, "right"), (row[-EACH:], False, "wrong")):
+            panels[0].set_title(f"{ARM_NAMES[arm]}, {word}", loc="left", weight="bold", pad=24)
+            shown = records(where(record, {"arm": arm, "is_right": is_right}))
+            for panel, example in zip(panels, shown, strict=False):
+                _image(panel, example, images[example["image"]])
+    figure.suptitle(title)
+    return figure
+
+
+def _image(panel: Axes, example: Values, image: Image) -> None:
+    panel.imshow(pad(image, (_SIZE_PX, _SIZE_PX)), cmap="gray")
+    text = f"{shortened(example['predicted'])}\n{example['probability']:.2f}"
+    panel.text(0.5, 1.02, text, transform=panel.transAxes, ha="center", va="bottom", fontsize=7)
+    if not example["is_right"]:
+        text = f"is {shortened(example['true'])}"
+        panel.text(0.5, -0.02, text, transform=panel.transAxes, ha="center", va="top", fontsize=7)
