@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from cass_tune.results import StudyFolder
 
 
-def report(study: StudyFolder, published: Mapping[str, object]) -> str:
-    """Write a study's tables and plot and return the tables as text (`analysis.tables.report`).
+def write_report(study: StudyFolder, published: Mapping[str, object]) -> str:
+    """Write a study's tables, plots and report, and return the tables as text (`analysis.report.write`).
 
     A study's page hands this to its command line; pandas is imported only when there is something to report.
     """
-    from analysis import tables
+    from analysis.report import write
 
-    return tables.report(study, published)
+    return write(study, published)

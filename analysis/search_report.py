@@ -178,6 +178,12 @@ def _parameter(value: object) -> str:
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def verdict(study: StudyFolder) -> list[str]:
+    """Return which trial of a search is the best, and how to run it in a study."""
+    plan = read_plans(study)[-1]
+    return _winner(study, plan, search_table(study, plan))
+
+
 def _winner(study: StudyFolder, plan: Record, table: pd.DataFrame) -> list[str]:
     best = [row for row in records(table) if row["best"]]
     if not best:

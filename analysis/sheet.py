@@ -70,9 +70,13 @@ class Sheet:
         """
         return sheet_text.render(self, without)
 
-    def markdown(self) -> str:
-        """Return it as Markdown, with the lines on the study above it."""
-        return sheet_markdown.render(self)
+    def markdown(self, *, is_alone: bool = True) -> str:
+        """Return it as Markdown.
+
+        Args:
+            is_alone: whether the lines on the study stand above it.
+        """
+        return sheet_markdown.render(self, self.head if is_alone else [])
 
     def latex(self) -> str:
         r"""Return it as a LaTeX ``table`` that needs only ``\usepackage{booktabs}``."""

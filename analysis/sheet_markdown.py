@@ -18,14 +18,19 @@ def escape(text: str) -> str:
     return re.sub(r"^#", r"\\#", _SPECIAL.sub(r"\\\g<0>", text))
 
 
-def render(sheet: Sheet) -> str:
-    """Return a table with its lines on the study, title and notes."""
+def render(sheet: Sheet, above: Sequence[str]) -> str:
+    """Return a table with its title and notes.
+
+    Args:
+        sheet: the table.
+        above: lines on the study.
+    """
     rows = [[escape(cell) for cell in row] for row in sheet.rows]
     for places, form in ((sheet.bold, "**{}**"), (sheet.ties, "{}" + TIED)):
         for row, header in places:
             column = sheet.rows[0].index(header)
             rows[row + 1][column] = form.format(rows[row + 1][column])
-    head = "  \n".join(map(escape, [*sheet.head, *sheet.part]))
+    head = "  \n".join(map(escape, [*above, *sheet.part]))
     parts = [head, f"**{escape(sheet.title)}**", table(rows), *map(escape, sheet.notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -7,9 +7,9 @@
                          holder.json, probes.json, predictions.parquet, {cnn,vit}.safetensors, log.txt, failure.json,
                          validated.json (of a search: finished but for the test images),
                          result.json (last: the trial is finished)
-    <study>/<data>-<preset>/   plans/<time>.json; tables/, plots/, bundle.zip, report.{html,md}, index.csv, results.{parquet,csv} (a row per trial and
-                         arm), epochs.{parquet,csv} (per trial, phase and epoch), predictions.parquet (per trial, arm,
-                         part and image), all derived;
+    <study>/<data>-<preset>/   plans/<time>.json; derived: tables/, plots/, report.{html,md}, bundle.zip, index.csv,
+                         results.{parquet,csv} (a row per trial and arm), epochs.{parquet,csv} (per trial, phase and
+                         epoch), predictions.parquet (per trial, arm, part and image);
                          search/<search id>/: suggestions/<number>.json, outcomes/<number>.json, holder.json, and
                          journal.log, the same for Optuna (derived)
     ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
@@ -577,6 +577,14 @@ class StudyFolder:
     @property
     def index(self) -> AnyPath:
         return self.path / "index.csv"
+
+    @property
+    def report(self) -> AnyPath:
+        return self.path / "report.html"
+
+    @property
+    def report_markdown(self) -> AnyPath:
+        return self.path / "report.md"
 
     @property
     def bundle(self) -> AnyPath:

@@ -13,7 +13,7 @@ published pretraining rates are 24 images/s on a V100 and 7 on a T4, so about 16
 
 from __future__ import annotations
 
-from analysis import report
+from analysis import write_report
 from cass_tune.study import Study
 
 STUDY = Study(
@@ -25,4 +25,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(report))
+    raise SystemExit(STUDY.main(write_report))

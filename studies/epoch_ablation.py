@@ -13,7 +13,7 @@ published for a V100, 62 h at the 7 images/s of a T4), and finetuning 4 x 50 epo
 
 from __future__ import annotations
 
-from analysis import report
+from analysis import write_report
 from cass_tune.study import Study
 
 STUDY = Study(
@@ -24,4 +24,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(report))
+    raise SystemExit(STUDY.main(write_report))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from analysis import report
+from analysis import write_report
 from cass_tune.presets import recipe_fields
 from cass_tune.search import Search
 
@@ -43,4 +43,4 @@ def space(trial: optuna.Trial) -> dict[str, Any]:
 STUDY = Search(name="hyperparameter_search", title="CASS: hyperparameters for the best validation F1", space=space)
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(report))
+    raise SystemExit(STUDY.main(write_report))

@@ -13,7 +13,7 @@ V100), done once, and finetuning 2 x 50 epochs at 1, 10 and 100 % of the labels.
 
 from __future__ import annotations
 
-from analysis import report
+from analysis import write_report
 from cass_tune.study import Study
 
 STUDY = Study(
@@ -31,4 +31,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(report))
+    raise SystemExit(STUDY.main(write_report))

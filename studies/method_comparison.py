@@ -15,7 +15,7 @@ network.
 
 from __future__ import annotations
 
-from analysis import report
+from analysis import write_report
 from cass_tune.study import Study
 
 STUDY = Study(
@@ -32,4 +32,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(report))
+    raise SystemExit(STUDY.main(write_report))

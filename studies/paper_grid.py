@@ -13,7 +13,7 @@ published for a V100) and finetuning 30 x 50 epochs of each network.
 
 from __future__ import annotations
 
-from analysis import report
+from analysis import write_report
 from cass_tune.study import Study
 
 STUDY = Study(
@@ -28,4 +28,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(report))
+    raise SystemExit(STUDY.main(write_report))

@@ -14,7 +14,7 @@ Expected cost of one seed: 2 x 100 + 200 epochs of CASS on 4,570 images (21 h at
 
 from __future__ import annotations
 
-from analysis import report
+from analysis import write_report
 from cass_tune.plan import star
 from cass_tune.study import Study
 
@@ -31,4 +31,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(report))
+    raise SystemExit(STUDY.main(write_report))

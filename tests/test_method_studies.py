@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import report
+from analysis import write_report
 from cass_tune.config import Trial, get_field, with_field
 from cass_tune.options import parse
 from cass_tune.presets import as_method, of_method
@@ -20,7 +20,7 @@ DRY = ("--dry-run", "--seeds", "0")
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, study=COMPARISON) -> list[str]:
-    assert study.main(report, [*DRY, *arguments]) == 0
+    assert study.main(write_report, [*DRY, *arguments]) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -75,7 +75,7 @@ def test_what_the_user_gives_stays(tmp_path: Path) -> None:
 
 
 def test_what_does_not_go_with_a_method_is_one_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code = COMPARISON.main(report, [*DRY, "--results", str(tmp_path), "--pretrain.schedule", "cosine"])
+    code = COMPARISON.main(write_report, [*DRY, "--results", str(tmp_path), "--pretrain.schedule", "cosine"])
     assert code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--pretrain.warmup-epochs must be 0 with --pretrain.schedule cosine" in line
@@ -87,7 +87,7 @@ def test_a_small_comparison_runs_and_its_table_has_every_method(
     few = ("--data.label-fraction", "0.1", "--dino.outputs", "64", "--dino.local-crops", "2", "--local")
     assert small.run(*few, "--seeds", "0", "1", study=COMPARISON, results=tmp_path) == 0
     study = StudyFolder(tmp_path / "method_comparison" / "phantom-demo")
-    assert report(study, COMPARISON.published)
+    assert write_report(study, COMPARISON.published)
     table = pd.read_csv(small.local(study.tables) / "DEMO_methods.csv")
     found = [(row["arm"], row["pretrain_method"], row["macro_f1_n"]) for row in table.to_dict("records")]
     assert found == [(arm, name, 2) for arm in ("cnn", "vit") for name in ("cass", "dino", "supervised", "none")]

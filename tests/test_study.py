@@ -127,9 +127,9 @@ def test_a_run_from_nothing_to_the_report(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_page_writes_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: Path) -> None:
-    from analysis import report
+    from analysis import write_report
 
-    assert STUDY.main(report, [*QUICK.split(), "--results", str(finished)]) == 0
+    assert STUDY.main(write_report, [*QUICK.split(), "--results", str(finished)]) == 0
     assert "DEMO: " in capsys.readouterr().out
     study = finished / "batch_ablation" / "phantom-demo"
     assert (study / "results.parquet").exists() and (study / "tables" / "DEMO_f1.md").exists()

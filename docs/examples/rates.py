@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from analysis import report
+from analysis import write_report
 from cass_tune.config import Trial
 from cass_tune.plan import Axes, grid
 from cass_tune.study import Study
@@ -25,4 +25,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    raise SystemExit(STUDY.main(report))
+    raise SystemExit(STUDY.main(write_report))

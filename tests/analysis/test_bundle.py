@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import report, tables
+from analysis import tables, write_report
 from analysis.bundle import MANIFEST, main, pack, unpack
 from cass_tune.errors import UsageError
 from tests.analysis.synthetic import SMALL, Root, cells
@@ -42,12 +42,12 @@ def repack(file: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
 
 
 def test_every_table_is_the_same(root: Root, tmp_path: Path) -> None:
-    text = report(root.study, {})
+    text = write_report(root.study, {})
     file = pack(root.study)
     study = unpack(Path(str(file)), tmp_path / "elsewhere")
     rendered = tables.render(study).replace("elsewhere", "results")  # in the paths of logs
     assert rendered == tables.render(root.study)
-    assert report(study, {}).split("written to")[0].replace("elsewhere", "results") == text.split("written to")[0]
+    assert write_report(study, {}).split("written to")[0].replace("elsewhere", "results") == text.split("written to")[0]
     written = {path.name: path.read_bytes() for path in Path(str(root.study.tables)).iterdir()}
     assert written and written == {path.name: path.read_bytes() for path in Path(str(study.tables)).iterdir()}
 
@@ -55,7 +55,7 @@ def test_every_table_is_the_same(root: Root, tmp_path: Path) -> None:
 def test_the_same_records_give_the_same_file(root: Root) -> None:
     path = Path(str(pack(root.study)))
     first = path.read_bytes()
-    report(root.study, {})  # what is derived is not packed
+    write_report(root.study, {})  # what is derived is not packed
     assert Path(str(pack(root.study))).read_bytes() == first
 
 
