@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from analysis.report_markdown import DEMO
+from analysis.typeset import minus
 
 if TYPE_CHECKING:
     from analysis.figures import Plot
     from analysis.report import Report
+
+
+PX_PER_IN = 140
+"""How large the page shows a figure that was made for print."""
 
 
 def render(report: Report) -> str:
@@ -26,6 +31,7 @@ def render(report: Report) -> str:
         report=report,
         sheets=[sheet for sheet in report.sheets if not sheet.is_empty],
         image=_image,
+        width_px=_width_px,
         demo=DEMO,
         environment=report.environment.to_dict("records"),
     )
@@ -37,7 +43,17 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["signs"] = _signs
     return environment.get_template("report.html.jinja")
+
+
+def _signs(text: str) -> str:
+    """Return text with the signs that numbers have in print."""
+    return minus(text.replace("+-", "\N{PLUS-MINUS SIGN}"), "\N{MINUS SIGN}")
+
+
+def _width_px(plot: Plot) -> int:
+    return round(plot.figure.get_figwidth() * PX_PER_IN)
 
 
 def _image(plot: Plot) -> str:

@@ -118,7 +118,7 @@ class Root:
             "seconds": {"pretrain": 90.0 + trial.seed, "cnn": 6.0, "vit": 7.0},
             "devices": ["cpu (AMD EPYC, 1 thread)"],
             "results_version": 1,
-            "arms": {arm: _arm(getattr(trial.pretrain, arm), scores[arm]) for arm in ARMS},
+            "arms": {arm: _arm(getattr(trial.pretrain, arm), scores[arm], len(self.counts["train"])) for arm in ARMS},
         }
         self._folder(trial).finish({**record, **changes})
 
@@ -169,7 +169,7 @@ class Root:
         return folder
 
 
-def _arm(model: str, macro_f1: float | None) -> Record:
+def _arm(model: str, macro_f1: float | None, classes: int) -> Record:
     metrics = {
         "macro_f1": macro_f1,
         "micro_f1_at_half": None if macro_f1 is None else macro_f1 - 0.05,
@@ -177,7 +177,7 @@ def _arm(model: str, macro_f1: float | None) -> Record:
         "auroc": None,
         "loss": 0.3,
         "n": 80,
-        "confusion_matrix": [[20, 0], [0, 60]],
+        "confusion_matrix": [[20 * (true == predicted) for predicted in range(classes)] for true in range(classes)],
     }
     return {"model": model, "best_epoch": 2, "parameters": 1000, "validation": metrics, "test": metrics}
 
