@@ -31,7 +31,8 @@ def f1_table(frame: pd.DataFrame, axes: list[str], published: Sequence[Row] = ()
     Returns:
         One row per cell and arm, arm by arm, controls last: the axes; mean, interval, n and standard deviation of
         macro-F1, of the control's macro-F1 on the same seeds, of their paired difference, of micro-F1 at 0.5 and of the
-        probes' macro-F1; the published micro-F1 where it is comparable; seconds; and how many trials became what.
+        probes' macro-F1; the published micro-F1 where it is comparable; seconds; how many trials became what; and
+        their ids.
     """
     keys = ["arm", "pretrain_method", *(column(axis) for axis in axes if axis != "pretrain.method")]
     rows = [_cell_row(cell, _control_of(frame, cell, axes), keys, published) for cell in by(frame, keys)]
@@ -66,7 +67,13 @@ def _cell_row(cell: pd.DataFrame, control: pd.DataFrame, keys: list[str], publis
         **{state: len(where(cell, {"status": state})) for state in STATES},
         "outputs_collapsed": len(where(cell, {"collapsed": True})),
         "crossed_devices": len(where(cell, {"crossed_devices": True})),
+        "trial_ids": trial_ids(cell),
     }
+
+
+def trial_ids(rows: pd.DataFrame) -> str:
+    """Return the ids of some rows' trials once each, separated by spaces; of missing ones there is nothing to see."""
+    return " ".join(dict.fromkeys(rows.loc[rows["status"] != "missing", "trial_id"]))
 
 
 def _of_probe(cell: pd.DataFrame, probe: str) -> dict[str, float]:

@@ -153,7 +153,6 @@ def _row(row: Values, axes: list[str], probes: list[str], is_narrow: bool, with_
     times = [duration(row[f"{part}_seconds"]) for part in ("pretrain", "finetune")]
     if is_narrow:
         times = [] if probes else [" + ".join(text for text in times if text != "-") or "-"]
-    mark = "*" * bool(row["outputs_collapsed"]) + "#" * bool(row["crossed_devices"])
     settings = [setting(column(axis), row[column(axis)]) for axis in axes]
     published = [] if row["published_value"] is None else [f"{row['published_value']:.4g}"]
     return [
@@ -161,7 +160,7 @@ def _row(row: Values, axes: list[str], probes: list[str], is_narrow: bool, with_
         row["pretrain_method"],
         *settings,
         *([] if is_narrow else [row["model"]]),
-        estimate("macro_f1") + mark if row["done"] else absent(row),
+        estimate("macro_f1") + signs(row) if row["done"] else absent(row),
         estimate("control_macro_f1"),
         estimate("difference", signed=True),
         estimate("micro_f1_at_half"),
@@ -170,6 +169,19 @@ def _row(row: Values, axes: list[str], probes: list[str], is_narrow: bool, with_
         *times,
         state_text(row),
     ]
+
+
+def score_text(row: Values, name: str) -> str:
+    """Return a score of a row of an F1 table in short, with its signs, or why there is none."""
+    if not row["done"]:
+        return absent(row)
+    found = estimate_of(row, name)
+    return found.short() + (f" n={found.n}" if 1 < found.n < row["done"] else "") + signs(row)
+
+
+def signs(row: Values) -> str:
+    """Return ``*`` where outputs collapsed and ``#`` where devices of more than one kind worked."""
+    return "*" * bool(row["outputs_collapsed"]) + "#" * bool(row["crossed_devices"])
 
 
 def _probe_text(row: Values, probe: str, is_narrow: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.cells import columns, estimate_of, place
+from analysis.cells import columns, estimate_of, place, trial_ids
 from analysis.devices import SEPARATOR
 from analysis.format import duration_estimate, setting, short_name
 from analysis.frames import Values, by, first, plain, records, where
@@ -90,6 +90,7 @@ def _row(cell: pd.DataFrame, reference: pd.DataFrame, keys: list[str]) -> Values
         **columns("times", summarise(_ratios(cell, beside))),
         "trials": len(cell),
         "done": len(where(cell, {"status": "done"})),
+        "trial_ids": trial_ids(cell),
     }
 
 

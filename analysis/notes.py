@@ -14,12 +14,14 @@ from analysis.results import column
 from cass_tune.config import ARMS
 from cass_tune.results import Record
 
+INTERVAL = "+- is half of the two-sided 95 % Student-t interval over seeds ([...] is the interval)."
+"""What stands behind a mean."""
+
 EXPLANATION = (
-    "+- is half of the two-sided 95 % Student-t interval over seeds ([...] is the interval). Control: the same"
-    " finetuning without pretraining, on the same seeds; difference: paired by seed. macro-F1 by argmax; micro-F1 of"
-    " the sigmoids at 0.5."
+    "Control: the same finetuning without pretraining, on the same seeds; difference: paired by seed. macro-F1 by"
+    " argmax; micro-F1 of the sigmoids at 0.5."
 )
-"""What every table's columns stand for."""
+"""What the columns of every F1 table stand for."""
 
 TIME_EXPLAINED = " time: pretraining of both arms + finetuning of this arm, mean over seeds."
 """What the column of times stands for, where there is one."""
@@ -112,12 +114,18 @@ def group_heading(groups: list[Group], index: int) -> list[str]:
 
 
 def footnotes(table: pd.DataFrame, axes: list[str]) -> list[str]:
-    """Return what the signs of one table stand for."""
+    """Return what the columns and signs of one table stand for that not all tables have."""
     lines = []
     if has_published(table):
         lines.append("publ.: published micro-F1 at 0.5 of a comparable setting (sources below).")
     if shown_probes(table):
         lines.append(PROBES_EXPLAINED)
+    return [*lines, *sign_notes(table, axes)]
+
+
+def sign_notes(table: pd.DataFrame, axes: list[str]) -> list[str]:
+    """Return what the signs behind a number stand for."""
+    lines = []
     for sign, name, text in (
         ("*", "outputs_collapsed", "The outputs of the pretraining collapsed in {}."),
         ("#", "crossed_devices", "More than one kind of device computed {}: these numbers need not repeat."),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from analysis.cells import columns, estimate_of
+from analysis.cells import columns, estimate_of, trial_ids
 from analysis.format import setting, short_name
 from analysis.frames import Values, by, first, records
 from analysis.methods import METHOD
@@ -49,7 +49,8 @@ def robustness_table(frame: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
 
 def _columns(axes: list[str]) -> list[str]:
     drop = list(columns("drop", summarise([])))
-    return ["arm", "factor", "pretrain_method", "others", "levels", "means", "range", "worst_level", "middle", *drop]
+    start = ["arm", "factor", "pretrain_method", "others", "levels", "means", "range", "worst_level", "middle"]
+    return [*start, *drop, "trial_ids"]
 
 
 def _rows_of(cells: pd.DataFrame, factor: str, axes: list[str]) -> Iterator[Values]:
@@ -75,6 +76,7 @@ def _row(rows: pd.DataFrame, factor: str, others: list[str], levels: dict[float,
         "worst_level": setting(column(factor), worst),
         "middle": setting(column(factor), middle),
         **columns("drop", _drop(levels[middle], levels[worst])),
+        "trial_ids": trial_ids(rows),
     }
 
 

@@ -28,13 +28,14 @@ class Sheet:
         part: lines that tell it from the other tables with its title; none where it is the only one.
         numbers: what was computed, a row for everything with a number, ``trial_ids`` among the columns.
         rows: the text in full: the headers, then the cells.
-        notes: paragraphs that explain it.
+        notes: paragraphs that explain it; ``{best}`` and ``{tied}`` in them stand for the signs of such cells.
         narrow: the text for a terminal and a printed page; by default the same.
         narrow_notes: paragraphs that explain that; by default the same.
         bold: the best cells, by the header of their column; see `analysis.best`.
         ties: cells that share the best place.
         trials: for every row below the headers, the ids of its trials, separated by spaces; none by default.
         is_empty: whether it has nothing to tell yet: it is written, and left out of what people read.
+        is_detail: whether a terminal shows it only where it is short.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Sheet:
     ties: Places = frozenset()
     trials: list[str] = field(default_factory=list)
     is_empty: bool = False
+    is_detail: bool = False
 
     @property
     def shown(self) -> Rows:

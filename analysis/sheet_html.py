@@ -6,7 +6,7 @@ import re
 from html import escape
 from typing import TYPE_CHECKING
 
-from analysis.typeset import is_number, minus
+from analysis.typeset import is_number, minus, with_signs
 
 if TYPE_CHECKING:
     from analysis.sheet import Sheet
@@ -49,7 +49,7 @@ def render(sheet: Sheet, trials: str) -> str:
             *(_row(sheet, number, trials) for number in range(len(sheet.rows) - 1)),
             "</tbody>",
             "</table>",
-            *(f'<p class="note">{_text(note)}</p>' for note in sheet.notes),
+            *(f'<p class="note">{with_signs(note, _text, "<strong>bold</strong>", TIED)}</p>' for note in sheet.notes),
             "</figure>",
         ]
     )

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
-from analysis.typeset import is_number, minus
+from analysis.typeset import is_number, minus, with_signs
 
 if TYPE_CHECKING:
     from analysis.sheet import Sheet
@@ -38,9 +38,10 @@ _ACCENTS = dict(
 )
 """Command of a combining accent: grave, acute, circumflex, tilde, diaeresis, macron, dot, breve, ring, and so on."""
 
-_SIZES = {62: r"\small", 74: r"\footnotesize", 96: r"\scriptsize"}
-"""By the most characters per row that fit the text width of an article at 10 pt."""
-_SMALLEST = r"\tiny"
+_SIZES = {r"\small": (4.7, 4), r"\footnotesize": (4.3, 3), r"\scriptsize": (4.0, 3), r"\tiny": (3.4, 2)}
+"""Widths of a digit in Computer Modern, and the space on each side of a column that goes with it, in points."""
+_TEXT_WIDTH_PT = 345
+"""Of an article at 10 pt."""
 
 
 def escape(text: str) -> str:
@@ -96,24 +97,29 @@ def _mark(rows: list[list[str]], sheet: Sheet) -> None:
 def _tabular(sheet: Sheet, rows: list[list[str]]) -> list[str]:
     body = list(zip(*sheet.shown[1:], strict=True))
     kinds = "".join("r" if n and all(map(is_number, cells)) else "l" for n, cells in enumerate(body))
+    size, space = _size(sheet.shown)
     head, *cells = (" & ".join(row) + r" \\" for row in rows)
     return [
-        _size(sheet.shown),
-        r"\setlength{\tabcolsep}{3pt}",
+        size,
+        f"\\setlength{{\\tabcolsep}}{{{space}pt}}",
         f"\\begin{{tabular}}{{{kinds or 'l' * len(rows[0])}}}",
         *[r"\toprule", head, r"\midrule", *cells, r"\bottomrule"],
         r"\end{tabular}",
     ]
 
 
-def _size(rows: list[list[str]]) -> str:
-    """Return the size of the letters with which the widest row fits the text width."""
-    width = sum(max(map(len, cells)) + 1 for cells in zip(*rows, strict=True))
-    return next((size for most, size in _SIZES.items() if width <= most), _SMALLEST)
+def _size(rows: list[list[str]]) -> tuple[str, int]:
+    """Return the largest size of letters with which the columns fit the text width, and the space that goes with it."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    fits = {
+        size: sum(widths) * digit + 2 * len(widths) * space <= _TEXT_WIDTH_PT for size, (digit, space) in _SIZES.items()
+    }
+    size = next((size for size, does in fits.items() if does), list(_SIZES)[-1])
+    return size, _SIZES[size][1]
 
 
 def _below(notes: list[str]) -> list[str]:
     if not notes:
         return []
-    paragraphs = [escape(_line(note)) + r"\par" for note in notes]
+    paragraphs = [with_signs(_line(note), escape, r"\textbf{bold}", TIED) + r"\par" for note in notes]
     return [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize\raggedright", *paragraphs, r"\end{minipage}"]

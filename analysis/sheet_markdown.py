@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from analysis.typeset import with_signs
+
 if TYPE_CHECKING:
     from analysis.sheet import Sheet
 
@@ -31,7 +33,12 @@ def render(sheet: Sheet, above: Sequence[str]) -> str:
             column = sheet.rows[0].index(header)
             rows[row + 1][column] = form.format(rows[row + 1][column])
     head = "  \n".join(map(escape, [*above, *sheet.part]))
-    parts = [head, f"**{escape(sheet.title)}**", table(rows), *map(escape, sheet.notes)]
+    parts = [
+        head,
+        f"**{escape(sheet.title)}**",
+        table(rows),
+        *(with_signs(note, escape, "**bold**", TIED) for note in sheet.notes),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

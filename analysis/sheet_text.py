@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analysis.format import aligned, wrap
+from analysis.typeset import with_signs
 
 if TYPE_CHECKING:
     from analysis.sheet import Rows, Sheet
@@ -17,7 +18,7 @@ def render(sheet: Sheet, without: frozenset[str]) -> str:
     """Return a table with its title and notes, but for some notes; its lines on the study are left out."""
     rows = [list(row) for row in sheet.shown]
     mark(rows, sheet)
-    told = [wrap(note) for note in sheet.shown_notes if note not in without]
+    told = [wrap(with_signs(note, str, BEST, TIED)) for note in sheet.shown_notes if note not in without]
     return "\n".join([*sheet.part, sheet.title, aligned(rows), *told])
 
 

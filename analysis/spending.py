@@ -11,7 +11,7 @@ import functools
 import json
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from cass_tune.results import Folder, Record, Results, StageFolder, StudyFolder,
 
 COLUMNS = (
     *("device_kind", "crossed_devices", "trials", "alone_seconds", "spent_seconds", "repeated_seconds"),
-    *("unfinished_seconds", "saved_seconds", "spent_of_alone", "epochs_without_row"),
+    *("unfinished_seconds", "saved_seconds", "spent_of_alone", "epochs_without_row", "trial_ids"),
 )
 """Columns of the account."""
 
@@ -44,6 +44,7 @@ class Entry:
         repeated: the part of it that was computed again.
         unfinished: the part of it that only trials use which are not finished.
         epochs_without_row: epochs of finished trials that no row tells of: then what was spent is unknown.
+        trial_ids: the trials that it is about.
     """
 
     devices: str
@@ -53,30 +54,31 @@ class Entry:
     repeated: float = 0.0
     unfinished: float = 0.0
     epochs_without_row: int = 0
+    trial_ids: tuple[str, ...] = ()
 
 
 def spending_table(study: StudyFolder) -> pd.DataFrame:
     """Return what the trials of a study cost alone, spent and saved: one row per kind of device, times in seconds.
 
     Returns:
-        The fields of `Entry`, times as ``<name>_seconds``; ``saved_seconds``, which is alone - spent; and
-        ``spent_of_alone``, a ratio. Without any finished or computed work the table has no row.
+        The fields of `Entry`, times as ``<name>_seconds``; ``saved_seconds``, which is alone - spent;
+        ``spent_of_alone``, a ratio; and the ids of the trials. Without any finished or computed work the table has no
+        row.
     """
     trials = [_Trial(study.results, wanted) for _, _, wanted in wanted_trials(read_plans(study))]
     stages = _stages(study.results, trials)
     entries = [*(stage.entry() for stage in stages.values())]
     for trial in trials:
         entries += trial.entries(stages)
-    kinds = sorted({entry.devices for entry in entries if entry != Entry(devices=entry.devices)})
+    kinds = sorted({entry.devices for entry in entries if replace(entry, trial_ids=()) != Entry(devices=entry.devices)})
     rows = [_row([entry for entry in entries if entry.devices == kind]) for kind in kinds]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _row(entries: list[Entry]) -> Record:
-    names = [item.name for item in fields(Entry) if item.name != "devices"]
-    total = Entry(
-        devices=entries[0].devices, **{name: sum(getattr(entry, name) for entry in entries) for name in names}
-    )
+    names = [item.name for item in fields(Entry) if item.name not in ("devices", "trial_ids")]
+    sums: Record = {name: sum(getattr(entry, name) for entry in entries) for name in names}
+    total = Entry(devices=entries[0].devices, **sums)
     return {
         "device_kind": total.devices,
         "crossed_devices": is_crossed(total.devices),
@@ -88,6 +90,7 @@ def _row(entries: list[Entry]) -> Record:
         "saved_seconds": total.alone - total.spent,
         "spent_of_alone": total.spent / total.alone if total.alone else math.nan,
         "epochs_without_row": total.epochs_without_row,
+        "trial_ids": " ".join(dict.fromkeys(name for entry in entries for name in entry.trial_ids)),
     }
 
 
@@ -158,6 +161,7 @@ class _Trial:
             spent=spent,
             repeated=_repeated(found),
             unfinished=0.0 if self.is_finished else spent,
+            trial_ids=(self.folder.id,) if self.is_finished or spent else (),
         )
         if self.is_finished:
             yield from self._finetuning_without_row(found)
@@ -188,7 +192,7 @@ class _Trial:
             stage = stages[segment.stage]
             alone = left if segment is self.chain[-1] else stage.alone(segment)
             left -= alone
-            yield Entry(devices=stage.devices, alone=alone)
+            yield Entry(devices=stage.devices, alone=alone, trial_ids=(self.folder.id,))
 
 
 def _lost(devices: str, epochs: int) -> Iterator[Entry]:

@@ -11,10 +11,24 @@ import pandas as pd
 from analysis.cells import f1_table
 from analysis.format import shown_probes, text_rows
 from analysis.groups import Group, file_names, split
+from analysis.marks import marked, places, rule
 from analysis.methods import explanation as methods_explanation
 from analysis.methods import has_several, method_rows, method_table
-from analysis.notes import EXPLANATION, TIME_EXPLAINED, footnotes, group_heading, heading, subject
+from analysis.notes import (
+    EXPLANATION,
+    INTERVAL,
+    TIME_EXPLAINED,
+    footnotes,
+    group_heading,
+    heading,
+    sign_notes,
+    subject,
+)
+from analysis.paper import SCORES, paper_table, pivot, title
+from analysis.per_class import EXPLANATION as CLASSES
+from analysis.per_class import class_rows, class_table, left_out
 from analysis.published import Row, select
+from analysis.rates import rates_table
 from analysis.results import read_plans, study_axes
 from analysis.robustness import EXPLANATION as ROBUSTNESS
 from analysis.robustness import robustness_rows, robustness_table
@@ -75,13 +89,28 @@ def study_sheets(study: StudyFolder, frame: pd.DataFrame, published: Mapping[str
         published=select(published),
         head=heading(plans[-1], frame, axes),
     )
-    return [*_f1(facts), *_methods(facts), *_robustness(facts), *_times(facts)]
+    marks = [_marked(group.frame, axes, facts.published) for group in facts.groups]
+    return [
+        *_f1(facts, marks),
+        *_paper(facts, marks),
+        *_methods(facts),
+        *_robustness(facts),
+        *_classes(facts),
+        *_times(facts),
+    ]
 
 
-def _f1(facts: _Facts) -> Iterator[Sheet]:
-    for index, group in enumerate(facts.groups):
-        table = f1_table(group.frame, facts.axes, facts.published)
-        notes = footnotes(table, facts.axes)
+def _marked(frame: pd.DataFrame, axes: list[str], published: list[Row]) -> pd.DataFrame:
+    table = f1_table(frame, axes, published)
+    for score in SCORES:
+        table = marked(table, frame, axes, score)
+    return table
+
+
+def _f1(facts: _Facts, tables: list[pd.DataFrame]) -> Iterator[Sheet]:
+    for index, table in enumerate(tables):
+        notes = [*footnotes(table, facts.axes), *rule(table, facts.axes, "macro_f1"), INTERVAL]
+        marks = {(number, "macro-F1"): verdict for number, verdict in enumerate(table["macro_f1_verdict"])}
         yield facts.sheet("f1", index)(
             title="F1 of every cell",
             numbers=table,
@@ -89,7 +118,23 @@ def _f1(facts: _Facts) -> Iterator[Sheet]:
             notes=[*notes, EXPLANATION + TIME_EXPLAINED],
             narrow=text_rows(table, facts.axes, is_narrow=True),
             narrow_notes=[*notes, EXPLANATION + TIME_EXPLAINED * (not shown_probes(table))],
+            trials=table["trial_ids"].tolist(),
+            **places(marks),
         )
+
+
+def _paper(facts: _Facts, tables: list[pd.DataFrame]) -> Iterator[Sheet]:
+    for score, stem in zip(SCORES, ("paper", "paper_micro"), strict=True):
+        for index, table in enumerate(tables):
+            layout = pivot(table, facts.axes, score)
+            yield facts.sheet(stem, index)(
+                title=title(facts.axes, score),
+                numbers=paper_table(table, facts.axes, score),
+                rows=layout.rows,
+                notes=[*sign_notes(table, facts.axes), *rule(table, facts.axes, score), INTERVAL],
+                trials=layout.trials,
+                **places(layout.marks),
+            )
 
 
 def _methods(facts: _Facts) -> Iterator[Sheet]:
@@ -102,6 +147,7 @@ def _methods(facts: _Facts) -> Iterator[Sheet]:
                 rows=method_rows(table, facts.axes, is_narrow=False),
                 notes=[methods_explanation(table)],
                 narrow=method_rows(table, facts.axes, is_narrow=True),
+                trials=table["trial_ids"].tolist(),
             )
 
 
@@ -114,12 +160,29 @@ def _robustness(facts: _Facts) -> Iterator[Sheet]:
                 numbers=table,
                 rows=robustness_rows(table),
                 notes=[ROBUSTNESS],
+                trials=table["trial_ids"].tolist(),
+            )
+
+
+def _classes(facts: _Facts) -> Iterator[Sheet]:
+    for index, group in enumerate(facts.groups):
+        table = class_table(group.frame, facts.axes, facts.study.results)
+        if len(table):
+            yield facts.sheet("per_class", index)(
+                title="Each class",
+                numbers=table,
+                rows=class_rows(table, facts.axes, is_narrow=False),
+                notes=[*left_out(table, group.frame), CLASSES, INTERVAL],
+                narrow=class_rows(table, facts.axes, is_narrow=True),
+                trials=table["trial_ids"].tolist(),
+                is_detail=True,
             )
 
 
 def _times(facts: _Facts) -> Iterator[Sheet]:
     """Yield the times of every group, and the account of the whole study, because groups share pretrainings."""
-    timing = [timing_table(group.frame, facts.axes, facts.published) for group in facts.groups]
+    rates = rates_table(facts.study)
+    timing = [timing_table(group.frame, facts.axes, facts.published, rates) for group in facts.groups]
     spending = spending_table(facts.study)
     short = device_numbers(*timing, spending)
     for index, table in enumerate(timing):

@@ -25,6 +25,9 @@ from cass_tune.storage import AnyPath
 
 __all__ = ["f1_table", "main", "render", "report", "sheets", "spending_table", "timing_table"]
 
+DETAIL_ROWS = 40
+"""A table of details with more rows is left to the files."""
+
 
 def sheets(study: StudyFolder, published: Mapping[str, object] | None = None) -> list[Sheet]:
     """Return all tables of a study or a search, in the order in which they are read, writing nothing.
@@ -67,16 +70,22 @@ def report(study: StudyFolder, published: Mapping[str, object] | None = None) ->
 
 
 def _render(found: list[Sheet], frame: pd.DataFrame, published: Mapping[str, object]) -> str:
-    """Return the tables as text; a note that several of them have stands below the last."""
-    shown = [sheet for sheet in found if not sheet.is_empty]
-    later = [frozenset(note for other in shown[n + 1 :] for note in other.shown_notes) for n in range(len(shown))]
+    """Return the tables as text; a note that several of them have stands below the first."""
+    shown = [sheet for sheet in found if not sheet.is_empty and not _is_long(sheet)]
+    told = [frozenset(note for other in shown[:number] for note in other.shown_notes) for number in range(len(shown))]
+    files = (f"{s.title}: {len(s.rows) - 1} rows, in the files {s.name}.*" for s in found if _is_long(s))
     blocks = [
         "\n".join(found[0].head),
-        *(sheet.text(without) for sheet, without in zip(shown, later, strict=True)),
+        *(sheet.text(without) for sheet, without in zip(shown, told, strict=True)),
+        "\n".join(files),
         "\n".join(unfinished(frame)),
         "\n".join(comparison(frame, published)),
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _is_long(sheet: Sheet) -> bool:
+    return sheet.is_detail and len(sheet.rows) - 1 > DETAIL_ROWS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

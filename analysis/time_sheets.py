@@ -42,6 +42,7 @@ def timing_sheet(make: Make, table: pd.DataFrame, axes: list[str], short: Mappin
         notes=[*notes, TIMING],
         narrow=timing_rows(table, axes, short),
         narrow_notes=[*notes, *device_lines(short), TIMING],
+        trials=table["trial_ids"].tolist(),
         is_empty=not sum(table["done"].tolist()),
     )
 
@@ -56,6 +57,7 @@ def spending_sheet(make: Make, table: pd.DataFrame, short: Mapping[str, str]) ->
         notes=[*notes, SPENDING],
         narrow=spending_rows(table, short),
         narrow_notes=[*notes, *device_lines(short), SPENDING],
+        trials=table["trial_ids"].tolist(),
         is_empty=not len(table),
     )
 

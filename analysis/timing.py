@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.cells import STATES, columns, place, published_beside
+from analysis.cells import STATES, columns, place, published_beside, trial_ids
 from analysis.devices import SEPARATOR, is_crossed, kind_of
 from analysis.frames import Values, by, first, once, plain, where
 from analysis.published import PRETRAIN_TIME, Row
+from analysis.rates import RATES
 from analysis.results import column
 from analysis.statistics import summarise
 from cass_tune.config import ARMS
@@ -18,29 +19,33 @@ TIMES = ("pretrain_seconds", *(f"{arm}_seconds" for arm in ARMS), "total_seconds
 """What is timed: the pretraining of both arms, the finetuning of each, and all of it."""
 
 
-def timing_table(frame: pd.DataFrame, axes: list[str], published: Sequence[Row] = ()) -> pd.DataFrame:
+def timing_table(
+    frame: pd.DataFrame, axes: list[str], published: Sequence[Row] = (), rates: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return the timing table of one group as numbers.
 
     Args:
         frame: rows that may share a table (`analysis.groups.split`).
         axes: the study's axes, as ``section.field``.
         published: published rows that may stand beside its cells.
+        rates: images per second by trial (`analysis.rates.rates_table`); unknown by default.
 
     Returns:
         One row per cell and kind of device, controls last; trials that are not finished have no device and rows of
         their own. The axes; the devices and whether the work crossed kinds; mean, interval, n and standard deviation
-        over seeds of the seconds in `TIMES`; the published seconds of a comparable pretraining, whatever it ran on;
-        and how many trials became what.
+        over seeds of the seconds in `TIMES` and of the images per second in `analysis.rates.RATES`; the published
+        seconds of a comparable pretraining, whatever it ran on;
+        how many trials became what; and their ids.
     """
     keys = ["pretrain_method", *(column(axis) for axis in axes if axis != "pretrain.method")]
-    trials = _trials(frame)
+    trials = _trials(frame, rates)
     rows = [_row(cell, [*keys, "device_kind"], published) for cell in by(trials, [*keys, "device_kind"])]
     table = pd.DataFrame(sorted(rows, key=lambda row: (*place(row, keys), row["device_kind"] or "~")))
     return table.astype({name: trials[name].dtype for name in [*keys, "device_kind"]})
 
 
-def _trials(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per trial, with every time that it has."""
+def _trials(frame: pd.DataFrame, rates: pd.DataFrame | None) -> pd.DataFrame:
+    """Return one row per trial, with every time and rate that it has."""
     trials = once(frame, ["digest"]).set_index("digest")
     for arm in ARMS:
         trials[f"{arm}_seconds"] = where(frame, {"arm": arm}).set_index("digest")["finetune_seconds"]
@@ -49,7 +54,8 @@ def _trials(frame: pd.DataFrame) -> pd.DataFrame:
     trials["total_seconds"] = trials["pretrain_seconds"].mask(is_control, 0.0) + finetuning
     kinds = [None if plain(devices) is None else kind_of(devices.split(SEPARATOR)) for devices in trials["devices"]]
     trials["device_kind"] = pd.Series(kinds, index=trials.index, dtype=frame["devices"].dtype)
-    return trials
+    known = pd.DataFrame(columns=["digest", *RATES], dtype="float64") if rates is None else rates
+    return trials.join(known.set_index("digest"))
 
 
 def _row(cell: pd.DataFrame, keys: list[str], published: Sequence[Row]) -> Values:
@@ -58,7 +64,7 @@ def _row(cell: pd.DataFrame, keys: list[str], published: Sequence[Row]) -> Value
     hours = found.get("value")
     values = {name: row[name] for name in keys}
     values["crossed_devices"] = is_crossed(row["device_kind"] or "")
-    for name in TIMES:
+    for name in (*TIMES, *RATES):
         values |= columns(name, summarise(cell[name]))
     return {
         **values,
@@ -67,4 +73,5 @@ def _row(cell: pd.DataFrame, keys: list[str], published: Sequence[Row]) -> Value
         "trials": len(cell),
         "done": len(where(cell, {"status": "done"})),
         **{state: len(where(cell, {"status": state})) for state in STATES},
+        "trial_ids": trial_ids(cell),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -10,6 +11,7 @@ from analysis.cells import STATES, estimate_of
 from analysis.devices import UNKNOWN, is_crossed, numbers
 from analysis.format import duration, duration_estimate, setting, short_name
 from analysis.frames import Values, plain, records
+from analysis.rates import RATES
 from analysis.results import column
 from analysis.timing import TIMES
 
@@ -18,6 +20,12 @@ TIMING = (
     " two-sided 95 % Student-t interval. Starting, reading the images and the last evaluation are not in it."
 )
 """What the columns of a timing table stand for."""
+
+RATES_EXPLAINED = (
+    "images/s: images per second of training (pretraining: of both networks; finetuning: CNN, ViT), evaluations not"
+    " counted."
+)
+"""What the images per second stand for."""
 
 SPENDING = (
     "alone: what the finished trials cost one by one; spent: every epoch computed for the study's trials, shared ones"
@@ -28,6 +36,8 @@ SPENDING = (
 
 _SHORT = {"pretrain_seconds": "pretraining", "cnn_seconds": "CNN", "vit_seconds": "ViT", "total_seconds": "total"}
 _LONG = {**_SHORT, "cnn_seconds": "finetuning CNN", "vit_seconds": "finetuning ViT", "total_seconds": "total alone"}
+_RATES = {"pretrain_images_per_second": "images/s pretraining", "cnn_images_per_second": "images/s CNN"}
+_RATES |= {"vit_images_per_second": "images/s ViT"}
 
 
 def device_numbers(*tables: pd.DataFrame) -> dict[str, str]:
@@ -46,6 +56,11 @@ def has_published(table: pd.DataFrame) -> bool:
     return bool(table["published_pretrain_seconds"].notna().any())
 
 
+def has_rates(table: pd.DataFrame) -> bool:
+    """Return whether any row of a timing table has images per second."""
+    return any(table[f"{name}_n"].gt(0).any() for name in RATES)
+
+
 def timing_rows(table: pd.DataFrame, axes: list[str], short: Mapping[str, str] | None = None) -> list[list[str]]:
     """Return a timing table as text: the headers, then a row per cell and kind of device.
 
@@ -57,19 +72,39 @@ def timing_rows(table: pd.DataFrame, axes: list[str], short: Mapping[str, str] |
     columns = [axis for axis in axes if axis != "pretrain.method"]
     published = ["publ."] * has_published(table)
     names = _LONG if short is None else _SHORT
-    headers = ["method", *map(short_name, columns), "device", *(names[name] for name in TIMES), *published, "seeds"]
-    return [headers, *(_timing_row(row, columns, bool(published), short) for row in records(table))]
+    rates = [_RATES[name] for name in RATES] if short is None else ["images/s"]
+    rates = rates if has_rates(table) else []
+    times = [names[name] for name in TIMES]
+    headers = ["method", *map(short_name, columns), "device", *times, *published, *rates, "seeds"]
+    return [headers, *(_timing_row(row, columns, bool(published), bool(rates), short) for row in records(table))]
 
 
-def _timing_row(row: Values, axes: list[str], with_published: bool, short: Mapping[str, str] | None) -> list[str]:
+def _timing_row(
+    row: Values, axes: list[str], with_published: bool, with_rates: bool, short: Mapping[str, str] | None
+) -> list[str]:
     return [
         row["pretrain_method"],
         *(setting(column(axis), row[column(axis)]) for axis in axes),
         _device(row, short),
         *(duration_estimate(estimate_of(row, name), is_short=short is not None) for name in TIMES),
         *([duration(row["published_pretrain_seconds"])] if with_published else []),
+        *(_rates(row, is_short=short is not None) if with_rates else []),
         _seeds(row),
     ]
+
+
+def _rates(row: Values, *, is_short: bool) -> list[str]:
+    """Return the images per second of all phases: in short their means in one cell, for example ``24/103/88``."""
+    found = [estimate_of(row, name) for name in RATES]
+    if is_short:
+        return ["/".join(rate(estimate.mean) for estimate in found) if any(e.n for e in found) else "-"]
+    intervals = (f" [{rate(e.low)}, {rate(e.high)}]" if e.n > 1 else " (n=1, no interval)" * e.n for e in found)
+    return [rate(estimate.mean) + interval for estimate, interval in zip(found, intervals, strict=True)]
+
+
+def rate(value: float) -> str:
+    """Return images per second as text, ``-`` when they are unknown."""
+    return "-" if math.isnan(value) else f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}"
 
 
 def _device(row: Values, short: Mapping[str, str] | None) -> str:
@@ -88,6 +123,8 @@ def _seeds(row: Values) -> str:
 def timing_notes(table: pd.DataFrame) -> list[str]:
     """Return what the signs of one timing table stand for."""
     lines = []
+    if has_rates(table):
+        lines.append(RATES_EXPLAINED)
     for text in _published_sources(table):
         lines.append(f"publ.: published pretraining time of a comparable setting, on the device of its source: {text}.")
     if any(table["crossed_devices"].tolist()):

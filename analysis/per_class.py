@@ -1,0 +1,144 @@
+"""How well each class is recognised: precision, recall, F1 and AUROC of the test images, over seeds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+
+from analysis.cells import columns, estimate_of, place, trial_ids
+from analysis.format import listing, setting, short_name
+from analysis.frames import Values, by, first, records
+from analysis.methods import METHOD
+from analysis.results import column
+from analysis.statistics import summarise
+from cass_tune.results import Results, TrialFolder
+
+MEASURES = ("precision", "recall", "f1", "auroc")
+EXPLANATION = (
+    "Each class against the rest, by the highest output; AUROC by the class's own output. images: of the class in the"
+    " test part. F1's mean over the classes is macro-F1. - where nothing defines it: precision of a class that no image"
+    " was taken for, AUROC without images of the class."
+)
+"""What the columns stand for."""
+
+
+def class_scores(labels: np.ndarray, outputs: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the `MEASURES` of every class, and its number of images as ``support``; NaN where undefined.
+
+    Args:
+        labels: int64 positions of classes, shape (images,).
+        outputs: float, a network's logits, shape (images, classes).
+    """
+    classes = np.arange(outputs.shape[1])
+    predicted, undefined = outputs.argmax(axis=1), cast(Any, np.nan)  # scikit-learn's own types are too narrow
+    found = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=undefined)
+    one_hot = labels[:, None] == classes
+    defined = one_hot.any(axis=0) & ~one_hot.all(axis=0)
+    auroc = np.full(len(classes), np.nan)
+    if defined.any():
+        auroc[defined] = roc_auc_score(one_hot[:, defined], outputs[:, defined], average=cast(Any, None))
+    known = dict(zip(("precision", "recall", "f1", "support"), map(np.asarray, found), strict=True))
+    return {**known, "auroc": auroc}
+
+
+def class_table(frame: pd.DataFrame, axes: list[str], results: Results) -> pd.DataFrame:
+    """Return the scores of every class as numbers.
+
+    Args:
+        frame: rows that may share a table (`analysis.groups.split`).
+        axes: the study's axes, as ``section.field``.
+        results: where the trials' predictions are.
+
+    Returns:
+        One row per cell, arm and class: the axes; the class and its test images as ``support``; mean, interval, n and
+        standard deviation over seeds of the `MEASURES`; and the ids of the trials. Trials without readable predictions
+        are left out.
+    """
+    keys = ["arm", "pretrain_method", *(column(axis) for axis in axes if axis != METHOD)]
+    found = _scores(frame, results)
+    merged = frame[[*keys, "digest", "trial_id", "status"]].merge(found, on=["digest", "arm"])
+    cells = sorted(by(merged, keys), key=lambda cell: place(first(cell), keys))
+    rows = [_row(rows, keys) for cell in cells for rows in by(cell, ["class"])]
+    estimates = [name for measure in MEASURES for name in columns(measure, summarise([]))]
+    return pd.DataFrame(rows, columns=[*keys, "class", "support", *estimates, "trial_ids"])
+
+
+def _scores(frame: pd.DataFrame, results: Results) -> pd.DataFrame:
+    done = frame.loc[frame["status"] == "done", "digest"]
+    rows = [row for digest in dict.fromkeys(done) for row in _of_trial(results.trial(digest))]
+    return pd.DataFrame(rows, columns=["digest", "arm", "class", "support", *MEASURES])
+
+
+def _of_trial(folder: TrialFolder) -> Iterator[Values]:
+    """Yield a row per arm and class."""
+    tested = _tested(folder)
+    for arm, rows in tested.groupby("arm", sort=False):
+        names = (folder.outcome() or {})["classes"]
+        labels = pd.Categorical(rows["label"], names).codes.astype("int64")
+        scores = class_scores(labels, np.stack(rows["outputs"].to_list()))
+        for number, name in enumerate(names):
+            values = {measure: scores[measure][number] for measure in ("support", *MEASURES)}
+            yield {"digest": folder.digest, "arm": arm, "class": name, **values}
+
+
+def _tested(folder: TrialFolder) -> pd.DataFrame:
+    """Return a trial's outputs for the test images; nothing where there are none that can be read."""
+    names = ["arm", "label", "outputs"]
+    try:
+        stream = io.BytesIO(folder.predictions.read_bytes())
+        return pq.read_table(stream, columns=names, filters=[("split", "==", "test")]).to_pandas()
+    except (OSError, pa.ArrowInvalid):
+        return pd.DataFrame(columns=names)
+
+
+def left_out(table: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
+    """Return a note on the finished trials that are not in the table.
+
+    Args:
+        table: what `class_table` returned.
+        frame: the rows that it was made from.
+    """
+    done = set(frame.loc[frame["status"] == "done", "trial_id"])
+    missing = sorted(done - set(" ".join(table["trial_ids"]).split()))
+    text = f"{len(missing)} of {len(done)} trials have no predictions that can be read, and are left out"
+    return [f"{text}: {listing(missing)}."] if missing else []
+
+
+def _row(rows: pd.DataFrame, keys: list[str]) -> Values:
+    row = first(rows)
+    values = {name: row[name] for name in (*keys, "class", "support")}
+    for measure in MEASURES:
+        values |= columns(measure, summarise(rows[measure]))
+    return {**values, "trial_ids": trial_ids(rows)}
+
+
+def class_rows(table: pd.DataFrame, axes: list[str], *, is_narrow: bool) -> list[list[str]]:
+    """Return the table as text: the headers, then its rows.
+
+    Args:
+        table: what `class_table` returned.
+        axes: the study's axes.
+        is_narrow: half the width of intervals instead of their ends.
+    """
+    settings = [axis for axis in axes if axis != METHOD]
+    headers = ["arm", "method", *map(short_name, settings), "class", "images", "precision", "recall", "F1", "AUROC"]
+    return [headers, *(_text_row(row, settings, is_narrow) for row in records(table))]
+
+
+def _text_row(row: Values, axes: list[str], is_narrow: bool) -> list[str]:
+    estimates = (estimate_of(row, measure) for measure in MEASURES)
+    return [
+        row["arm"],
+        row["pretrain_method"],
+        *(setting(column(axis), row[column(axis)]) for axis in axes),
+        row["class"],
+        str(row["support"]),
+        *(found.short() if is_narrow else found.text() for found in estimates),
+    ]
