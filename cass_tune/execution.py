@@ -22,6 +22,7 @@ from cass_tune.environment import commit
 from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
 from cass_tune.estimate import NETWORKS_ALONE, Estimator, kept_with
 from cass_tune.events import TrialEvents
+from cass_tune.extras import needs
 from cass_tune.keeping import Keeping
 from cass_tune.notices import INTERRUPTED, TERMINATED, Stop, command_source, stopped_by_signals, watched
 from cass_tune.options import Settings
@@ -185,6 +186,8 @@ class Execution:
         import torch
 
         problems = _problems(self._check_device, torch.cuda.is_available())
+        for name in self.settings.log_to:
+            problems += _problems(needs, name, "trackers", f"--log-to {name}")
         names_alone = names_alone or bool(problems)
         for trial, arm in _distinct_arms(trials):
             checks = [_check_packages, _check_name] if names_alone else [_check_packages, self._build]
@@ -502,6 +505,7 @@ class Execution:
                 leave=self._leave,
                 failures=self.known_failures,
                 supply=run,
+                log_to=self.settings.log_to,
             )
             rest = run.rest()
             if self.stop.reason or (run.is_over() and not rest) or run.gate.is_closed(rest):

@@ -77,6 +77,9 @@ class Settings:
     trials that lack them get them, without training, where the end of their pretraining is kept."""
     probe_every: int = 0
     """Epochs of pretraining between two kNN probes on the validation images, as columns of its rows; 0: never."""
+    log_to: tuple[Literal["mlflow", "wandb"], ...] = ()
+    """Where Ray Tune also logs every epoch of every trial, beside TensorBoard's files among its own records: `mlflow`
+    (MLFLOW_TRACKING_URI), `wandb` (WANDB_PROJECT, WANDB_MODE), each with its own settings in the environment."""
     budget_hours: float | None = None
     """Hours by the clock, from the start of the command, within which every trial that is started must be able to
     finish; the others are left for the next time."""
@@ -113,6 +116,10 @@ class Settings:
             problems.append(f"--seeds must be whole numbers of at least 0, but got {_words(self.seeds)}.")
         if self.local and (self.gpus_per_trial != "auto" or self.cpus_per_trial != 1):
             problems.append("--local runs without Ray, which alone heeds --gpus-per-trial and --cpus-per-trial.")
+        if len(set(self.log_to)) < len(self.log_to):
+            problems.append(f"--log-to must differ from one another, but got {_words(self.log_to)}.")
+        if self.local and self.log_to:
+            problems.append(f"--local runs without Ray, which logs to {_words(self.log_to)}: leave one of them out.")
         if self.local and self.address:
             problems.append("--local runs without Ray and --address names a Ray cluster: give one of them.")
         if problems:
@@ -124,7 +131,7 @@ class Settings:
         return tuple(probe for probe in PROBES if probe in self.probes)
 
 
-_REPLACES = {"local": ("address", "gpus_per_trial", "cpus_per_trial"), "address": ("local",)}
+_REPLACES = {"local": ("address", "gpus_per_trial", "cpus_per_trial", "log_to"), "address": ("local",)}
 """What an option on the command line makes void in cass_tune.toml."""
 
 _LEAST = {"cpus_per_trial": 1, "threads": 1, "workers": 0, "max_failures": 0, "probe_every": 0}

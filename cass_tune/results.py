@@ -7,9 +7,9 @@
                          holder.json, probes.json, predictions.parquet, {cnn,vit}.safetensors, log.txt, failure.json,
                          validated.json (of a search: finished but for the test images),
                          result.json (last: the trial is finished)
-    <study>/<data>-<preset>/   plans/<time>.json; derived: tables/, plots/, report.{html,md}, bundle.zip, index.csv,
-                         results.{parquet,csv} (a row per trial and arm), epochs.{parquet,csv} (per trial, phase and
-                         epoch), predictions.parquet (per trial, arm, part and image);
+    <study>/<data>-<preset>/   plans/<time>.json; derived: tables/, plots/, report.{html,md}, bundle.zip, journal.log,
+                         index.csv, results.{parquet,csv} (a row per trial and arm), epochs.{parquet,csv} (per trial,
+                         phase and epoch), predictions.parquet (per trial, arm, part and image);
                          search/<search id>/: suggestions/<number>.json, outcomes/<number>.json, holder.json, and
                          journal.log, the same for Optuna (derived)
     ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
@@ -589,6 +589,10 @@ class StudyFolder:
     @property
     def bundle(self) -> AnyPath:
         return self.path / "bundle.zip"
+
+    @property
+    def journal(self) -> AnyPath:
+        return self.path / "journal.log"
 
     def records(self) -> Iterator[AnyPath]:
         """Yield every file that says what was asked for; what is derived from records is left out."""

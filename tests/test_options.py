@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from cass_tune import options
 from cass_tune.config import SECTIONS
 from cass_tune.errors import UsageError
-from cass_tune.options import Given, Settings, option, parse
+from cass_tune.options import Given, Settings, command_line, option, parse
 
 AXES = ("pretrain.batch_size", "data.label_fraction")
 Parse = Callable[..., Given]
@@ -22,7 +23,7 @@ OPTIONS = """
 --dry-run --status --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights --keep-stages
 --local --address --device --gpus-per-trial --cpus-per-trial --threads --workers
 --checkpoint-every-minutes --max-failures --preemption-command --budget-hours --price --probe-seconds --probes
---probe-every
+--probe-every --log-to
 --data --data.name --data.root --data.table --data.path-column --data.label-column --data.split-column
 --data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction --data.pretrain-fraction
 --data.validation-fraction --data.test-fraction --data.split-seed --data.normalisation --data.augmentation-strength
@@ -126,6 +127,7 @@ def test_a_field_gets_its_type(read: Parse, line: str, path: str, value: Any) ->
         ("--budget-hours 2", "budget_hours", 2.0),
         ("--price 0.35", "price", 0.35),
         ("--probe-seconds 0", "probe_seconds", 0.0),
+        ("--log-to mlflow wandb", "log_to", ("mlflow", "wandb")),
     ],
 )
 def test_a_setting_gets_its_type(read: Parse, line: str, name: str, value: Any) -> None:
@@ -271,6 +273,9 @@ def test_a_file_that_is_a_folder(problems: Problems, tmp_path: Path) -> None:
         ("--pretrain.batch-size 8 --pretrain.batch_size 16", ["--pretrain.batch-size is given 2 times", "a list"]),
         ("--data brain_mri --data.name phantom", ["--data.name is given 2 times"]),
         ("--local --address auto", ["--local", "--address"]),
+        ("--local --log-to mlflow", ["--local runs without Ray, which logs to mlflow"]),
+        ("--log-to mlflow mlflow", ["--log-to must differ from one another, but got mlflow mlflow."]),
+        ("--log-to comet", ["--log-to takes mlflow|wandb"]),
     ],
 )
 def test_a_bad_line(problems: Problems, line: str, words: list[str]) -> None:
@@ -304,6 +309,19 @@ def test_local_on_the_command_line_makes_the_files_cluster_void(read: Parse) -> 
     assert read("--address auto", "local = true\n").settings == Settings(address="auto")
     with pytest.raises(UsageError, match="--gpus-per-trial and --cpus-per-trial"):
         read("--local --gpus-per-trial 0.5")
+
+
+def test_the_command_that_asks_for_the_same_trials(read: Parse) -> None:
+    given = read(
+        "--data.name csv --pretrain.batch-size 8 16 --seeds 0 1 --threads 2",
+        'results = "r"\nrecipe = "corrected"\n[data]\nroot = "/a folder"\n',
+    )
+    line = command_line("batch_ablation", "paper", given)
+    assert line.startswith("python -m studies.batch_ablation --preset paper ")
+    again = parse(shlex.split(line)[3:], prog="", description="", axes=AXES, folder=Path("/nowhere"))
+    assert again.fields == given.fields
+    assert (again.settings.recipe, again.settings.seeds) == ("corrected", (0, 1))
+    assert "--threads" not in line and "--results" not in line
 
 
 def test_help_shows_the_studys_own_values(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from cass_tune.notices import Source, Stop, every, stopped_by_signals
 from cass_tune.plan import Wanted
 from cass_tune.results import Record, Results
 from cass_tune.runner.leaving import leaving_for_sure
+from cass_tune.runner.loggers import loggers
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
 from cass_tune.runner.searcher import MOST_TRIALS, TrialSearcher
@@ -56,6 +57,7 @@ def run_trials(
     leave: Callable[[bool], None],
     failures: Mapping[str, str | None],
     supply: Further | None = None,
+    log_to: Sequence[str] = (),
 ) -> None:
     """Run trials by Ray Tune within a session.
 
@@ -73,6 +75,7 @@ def run_trials(
         gate: says which trial may start, and when none of those that wait ever will.
         failures: identity of the recorded failure by trial, of those that were there when the command began.
         supply: further trials; `failures` is complete when it returns one.
+        log_to: trackers that log every epoch as well (`cass_tune.runner.loggers`).
         leave: ends this process when Ray does not answer any more after a stop; told whether SIGTERM came.
 
     Raises:
@@ -108,13 +111,14 @@ def run_trials(
             search_alg=searcher,
             num_samples=MOST_TRIALS if searcher else 1,
             trial_dirname_creator=lambda trial: str(trials[trial].digest)[:12],
+            trial_name_creator=lambda trial: f"{trials[trial].name} {str(trials[trial].digest)[:12]}",
             scheduler=StudyScheduler(is_ready, room, lambda: stop.reason is not None, ask_every_s, asking=gate.round),
         ),
         run_config=tune.RunConfig(
             name=options.run,
             storage_path=str(results.ray(study)),
             verbose=0,
-            callbacks=[watcher],
+            callbacks=[watcher, *loggers(log_to, study)],
             failure_config=tune.FailureConfig(max_failures=-1),
         ),
     )
