@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
-from analysis.typeset import is_number, minus, with_signs
+from analysis.typeset import is_number, minus, plus_minus, with_signs
 
 if TYPE_CHECKING:
     from analysis.sheet import Sheet
@@ -20,6 +20,7 @@ _SIGNS = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "\N{NO-BREAK SPACE}": r"\,",
     "±": r"$\pm$",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
     "≤": r"$\leq$",
@@ -46,7 +47,7 @@ _TEXT_WIDTH_PT = 345
 
 def escape(text: str) -> str:
     r"""Return text as LaTeX, its accents as commands, and a letter of another script as its code, like ``U+65E5``."""
-    found = (_SIGNS.get(sign) or (sign if sign.isascii() else _letter(sign)) for sign in text.replace("+-", "±"))
+    found = (_SIGNS.get(sign) or (sign if sign.isascii() else _letter(sign)) for sign in plus_minus(text))
     return minus("".join(found), "$-$")
 
 
@@ -69,6 +70,7 @@ def render(sheet: Sheet) -> str:
         r"\centering",
         f"\\caption{{{caption}.}}",
         f"\\label{{tab:{re.sub('[^A-Za-z0-9]', '-', sheet.name)}}}",
+        r"\par\smallskip",
         *_tabular(sheet, rows),
         *_below(sheet.shown_notes),
         r"\end{table}",

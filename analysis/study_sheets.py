@@ -169,7 +169,7 @@ def _classes(facts: _Facts) -> Iterator[Sheet]:
         table = class_table(group.frame, facts.axes, facts.study.results)
         if len(table):
             yield facts.sheet("per_class", index)(
-                title="Each class",
+                title="Precision, recall, F1 and AUROC of each class",
                 numbers=table,
                 rows=class_rows(table, facts.axes, is_narrow=False),
                 notes=[*left_out(table, group.frame), CLASSES, INTERVAL],

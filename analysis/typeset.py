@@ -5,13 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_NUMBER = re.compile(r"[+-]?\d[^A-Za-z]*( ?(h|min|s|n=\d+|\(n=1[^)]*\)))?[*#]*|-|")
+_NUMBER = re.compile(r"(-/)?[+-]?\d[^A-Za-z]*( ?(h|min|s|n=\d+|\(n=1[^)]*\)))*[*#]*|-|")
 _MINUS = re.compile(r"(?<![\w)\]])-(?=[\d.])")
 
 
 def is_number(cell: str) -> bool:
     """Return whether a cell holds a number, perhaps with an interval, unit or sign, or nothing."""
     return _NUMBER.fullmatch(cell) is not None
+
+
+def plus_minus(text: str) -> str:
+    """Return text with a sign for ``+-``, and space around it between numbers."""
+    return re.sub(r" ?\+-(?=\d)", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}", text).replace("+-", "±")
 
 
 def minus(text: str, sign: str) -> str:
