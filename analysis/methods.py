@@ -90,7 +90,7 @@ def _row(cell: pd.DataFrame, reference: pd.DataFrame, keys: list[str]) -> Values
         **columns("times", summarise(_ratios(cell, beside))),
         "trials": len(cell),
         "done": len(where(cell, {"status": "done"})),
-        "trial_ids": trial_ids(cell),
+        "trial_ids": trial_ids(records(cell, ["trial_id", "status"])),
     }
 
 

@@ -116,7 +116,7 @@ def _row(rows: pd.DataFrame, keys: list[str]) -> Values:
     values = {name: row[name] for name in (*keys, "class", "support")}
     for measure in MEASURES:
         values |= columns(measure, summarise(rows[measure]))
-    return {**values, "trial_ids": trial_ids(rows)}
+    return {**values, "trial_ids": trial_ids(records(rows, ["trial_id", "status"]))}
 
 
 def class_rows(table: pd.DataFrame, axes: list[str], *, is_narrow: bool) -> list[list[str]]:

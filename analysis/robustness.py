@@ -76,7 +76,7 @@ def _row(rows: pd.DataFrame, factor: str, others: list[str], levels: dict[float,
         "worst_level": setting(column(factor), worst),
         "middle": setting(column(factor), middle),
         **columns("drop", _drop(levels[middle], levels[worst])),
-        "trial_ids": trial_ids(rows),
+        "trial_ids": trial_ids(records(rows, ["trial_id", "status"])),
     }
 
 
