@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL.Image import Image, fromarray
 from PIL.ImageOps import pad
+from scipy.special import expit
 
 from analysis.figures import ARM_NAMES, PAGE_IN, new_figure, shortened
 from analysis.frames import Values, once, records, where
+from analysis.predictions import load_predictions, outputs
 from cass_tune.config import ARMS
 from cass_tune.data import phantom
 from cass_tune.data.decode import decode_rgb
-from cass_tune.results import Results
+from cass_tune.results import StudyFolder
 
 logger = logging.getLogger(__name__)
 
@@ -37,37 +37,38 @@ CAPTION = (
 )
 
 
-def examples(results: Results, series: pd.DataFrame) -> pd.DataFrame:
+def examples(study: StudyFolder, series: pd.DataFrame) -> pd.DataFrame:
     """Return the record of the examples, of the first tested trial of a study.
 
     Args:
-        results: root of all records.
+        study: its folder.
         series: rows of `analysis.series.trial_series`.
 
     Returns:
         For each arm at most `EACH` right and as many wrong predictions, the surest first and one of a group (patient,
-        identical files): the trial, image (its path in
-        the data), true and predicted class, and probability (0 to 1) of the latter. Without predictions, no rows.
+        identical files): the trial, image (its path in the data), true and predicted class, and probability (0 to 1) of
+        the latter. Without predictions, no rows.
+
+    Raises:
+        UsageError: predictions are damaged.
     """
     for row in records(series):
-        folder = results.trial(row["digest"])
-        result = folder.result()
-        if result and folder.predictions.exists():
-            predictions = pd.read_parquet(io.BytesIO(folder.predictions.read_bytes()))
-            chosen = _surest(where(predictions, {"split": "test"}), np.array(result["classes"]))
-            return chosen.assign(series=row["series"], seed=row["seed"], trial_id=folder.id).reindex(columns=COLUMNS)
+        folder = study.results.trial(row["digest"])
+        if folder.is_finished() and folder.predictions.exists():
+            chosen = _surest(where(load_predictions(study, [row["digest"]]), {"split": "test"}))
+            return chosen.assign(series=row["series"], seed=row["seed"]).reindex(columns=COLUMNS)
     return pd.DataFrame(columns=COLUMNS)
 
 
-def _surest(predictions: pd.DataFrame, classes: np.ndarray) -> pd.DataFrame:
-    outputs = np.stack(predictions["outputs"].tolist()).astype(float)
-    found = predictions.rename(columns={"label": "true"}).assign(
-        predicted=classes[outputs.argmax(axis=1)], probability=1 / (1 + np.exp(-outputs.max(axis=1)))
-    )
+def _surest(predictions: pd.DataFrame) -> pd.DataFrame:
+    found = predictions.rename(columns={"label": "true"})
+    found["probability"] = expit(outputs(predictions).max(axis=1))
     found["is_right"] = found["true"] == found["predicted"]
-    order = found.sort_values(["arm", "is_right", "probability", "image"], ascending=[True, False, False, True])
+    order = found.dropna(subset="probability").sort_values(
+        ["arm", "is_right", "probability", "image"], ascending=[True, False, False, True]
+    )
     order = once(order, ["arm", "is_right", "group"])  # identical files are one group
-    return order.groupby(["arm", "is_right"], sort=False).head(EACH).reset_index(drop=True)
+    return order.groupby(["arm", "is_right"], sort=False, observed=True).head(EACH).reset_index(drop=True)
 
 
 def read_images(record: pd.DataFrame, data_name: str, data_root: str | None) -> dict[str, Image] | None:

@@ -13,6 +13,9 @@ from analysis.format import short_name
 from analysis.frames import where
 from cass_tune.config import ARMS
 
+_ONE_FACTOR = 3
+"""Rows of an analysis of variance of one factor: the factor, the seeds and the total."""
+
 COLUMNS = ("arm", "source", "name", "degrees", "eta_squared", "p", "seeds")
 CAPTION = (
     "Share of the variance of test macro-F1 that each factor, each interaction of factors, and the seeds explain (eta "
@@ -29,14 +32,17 @@ def factors(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         One row per arm and factor, interaction or residual: its name, degrees of freedom, eta squared (0 to 1), p
-        (missing with one seed), and the number of seeds. Without a full grid, or any variance, no rows.
+        (missing with one seed), and the number of seeds. Without a full grid, or any variance, no rows; nor of
+        one factor with one seed.
     """
     trained = frame.loc[frame["pretrain_method"] != "none"]
-    rows = []
+    rows = [pd.DataFrame(columns=COLUMNS)]
     for arm in ARMS:
         own = where(trained, {"arm": arm})
         table = anova(own, axes)
         seeds = len(complete_seeds(own, axes)) if len(table) else 0
+        if seeds == 1 and len(table) == _ONE_FACTOR:
+            continue  # its share is 1, whatever it does
         shares = table.loc[table["source"] != "total"].assign(arm=arm, seeds=seeds)
         rows.append(shares.assign(name=[_name(source) for source in shares["source"]]))
     found = pd.concat(rows).reindex(columns=COLUMNS)

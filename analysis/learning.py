@@ -69,7 +69,7 @@ def collapsed_seeds(epochs: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
         {
             "series": name,
             "seeds": len(seeds),
-            "collapsed": seeds["collapsed"].tolist().count(True),
+            "collapsed": seeds["collapsed"].fillna(False).tolist().count(True),
             "threshold": collapsed_below(seeds["method"].iloc[0]),
         }
         for name, seeds in last.groupby("series", sort=False)

@@ -146,7 +146,7 @@ def _confusion(source: _Source, group: Group) -> Iterator[_Shown]:
 
 
 def _examples(source: _Source, group: Group) -> Iterator[_Shown]:
-    record = examples.examples(source.study.results, source.series(group))
+    record = examples.examples(source.study, source.series(group))
     if record.empty:
         return
     trial = first(where(group.frame, {"trial_id": record["trial_id"].iloc[0]}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +22,12 @@ COLUMNS = ("digest", "trial_id", "name", "seed", *_TEXTS, "label", "predicted")
 """The columns before those of the outputs."""
 
 
-def load_predictions(source: Source) -> pd.DataFrame:
+def load_predictions(source: Source, only: Collection[str] | None = None) -> pd.DataFrame:
     """Return one row per finished trial, arm, part of the data (validation, test) and image.
 
     Args:
         source: as in `analysis.results.load`.
+        only: identities of the trials that are read; all by default.
 
     Returns:
         digest, trial_id, name, arm and split as categories; seed as Int64; image and group (patient or lesion, the
@@ -38,7 +39,7 @@ def load_predictions(source: Source) -> pd.DataFrame:
         UsageError: as in `analysis.results.load`; or predictions are damaged.
     """
     opened = open_source(source)
-    numbers = range(len(opened.wanted))
+    numbers = [n for n, wanted in enumerate(opened.wanted) if only is None or wanted.trial["digest"] in only]
     parts = [part for part in read_all(lambda number: _read(opened, number), numbers) if part]
     classes = list(dict.fromkeys(name for part in parts for name in part.classes))
     positions = [np.full(len(part.labels), part.number) for part in parts]

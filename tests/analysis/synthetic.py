@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cass_tune.config import ARMS, Data, Finetune, Pretrain, Trial, control, get_field, to_json, with_field
 from cass_tune.identity import PROBES_VERSION, Inputs, trial_digest
 from cass_tune.results import Record, Results, StudyFolder, TrialFolder
-from cass_tune.storage import write_json
-from tests.small import local
+from cass_tune.storage import whole_file, write_json
 
 PHANTOM = {
     "train": {"glioma": 60, "meningioma": 60, "notumor": 60, "pituitary": 60},
@@ -118,7 +118,7 @@ class Root:
             "seconds": {"pretrain": 90.0 + trial.seed, "cnn": 6.0, "vit": 7.0},
             "devices": ["cpu (AMD EPYC, 1 thread)"],
             "results_version": 1,
-            "arms": {arm: _arm(getattr(trial.pretrain, arm), scores[arm], len(self.counts["train"])) for arm in ARMS},
+            "arms": {arm: _arm(getattr(trial.pretrain, arm), scores[arm], self.counts["test"]) for arm in ARMS},
         }
         self._folder(trial).finish({**record, **changes})
 
@@ -140,7 +140,7 @@ class Root:
             for epoch, value in enumerate(seconds, start + 1):
                 lines.append(json.dumps({"phase": phase, "epoch": epoch, "epochs": 9, "seconds": value}))
 
-    def learn(self, work: Trial | str, phase: str, *, attempt: str = "a1", **columns: list[Any]) -> None:
+    def learn(self, work: Trial | str, phase: str, columns: dict[str, list], attempt: str = "a1") -> None:
         """Record epochs of a trial or a stage: the values of each column, epoch by epoch."""
         folder = self._folder(work) if isinstance(work, Trial) else self.results.stage(work)
         with folder.row_file(attempt) as lines:
@@ -158,10 +158,12 @@ class Root:
     def predict(self, trial: Trial, rows: list[tuple[str, str, str, list[float]]], split: str = "test") -> None:
         """Record predictions of images: arm, image, label and outputs; images of one name before ``#`` are a group."""
         arms, images, labels, outputs = zip(*rows, strict=True)
-        frame = pd.DataFrame({"arm": arms, "split": split, "image": images, "label": labels, "outputs": outputs})
-        frame["group"] = frame["image"].str.partition("#")[0]
-        local(self._folder(trial).path).mkdir(parents=True, exist_ok=True)
-        frame.to_parquet(local(self._folder(trial).predictions))
+        groups = [image.partition("#")[0] for image in images]
+        columns = {"arm": arms, "split": [split] * len(arms), "image": images, "group": groups, "label": labels}
+        table = pa.table({name: list(values) for name, values in columns.items()})
+        table = table.append_column("outputs", pa.array(outputs, pa.list_(pa.float32())))
+        with whole_file(self._folder(trial).predictions) as temporary:
+            pq.write_table(table, temporary)
 
     def _folder(self, trial: Trial) -> TrialFolder:
         folder = self.results.trial(self.digest(trial))
@@ -169,15 +171,16 @@ class Root:
         return folder
 
 
-def _arm(model: str, macro_f1: float | None, classes: int) -> Record:
+def _arm(model: str, macro_f1: float | None, counts: dict[str, int]) -> Record:
+    images = [counts[name] for name in sorted(counts)]
     metrics = {
         "macro_f1": macro_f1,
         "micro_f1_at_half": None if macro_f1 is None else macro_f1 - 0.05,
         **dict.fromkeys(("micro_recall_at_half", "balanced_accuracy", "accuracy"), 0.5),
         "auroc": None,
         "loss": 0.3,
-        "n": 80,
-        "confusion_matrix": [[20 * (true == predicted) for predicted in range(classes)] for true in range(classes)],
+        "n": sum(images),
+        "confusion_matrix": [[n * (row == column) for column in range(len(images))] for row, n in enumerate(images)],
     }
     return {"model": model, "best_epoch": 2, "parameters": 1000, "validation": metrics, "test": metrics}
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from analysis import plots
 from analysis.curves import f1_curves
 from analysis.drawing import f1_figure
+from analysis.figures import PAGE_IN
 from analysis.frames import where
 from analysis.groups import split
 from analysis.published import select
@@ -17,6 +20,7 @@ from analysis.results import load
 from analysis.statistics import summarise
 from cass_tune.config import Trial, with_field
 from tests.analysis.synthetic import BRAIN_MRI, LARGE, SMALL, TIMM, Root, cells
+from tests.small import local
 
 SEEDS = (0, 1, 2)
 BATCH = ["pretrain.batch_size"]
@@ -148,3 +152,107 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert plots.main(["batch_ablation", "--results", str(tmp_path)]) == 0
     assert str(root.study.plots / "DEMO_f1.png") in capsys.readouterr().out
     assert plots.main(["nothing", "--results", str(tmp_path)]) == 2
+
+
+ALL = ["f1", "factors", "time_f1", "pretraining", "finetuning", "confusion", "examples", "attempts"]
+LOSSES = [2.0, math.nan, 0.5]
+CLASSES = ("glioma", "meningioma", "notumor", "pituitary")
+
+
+def work_on(root: Root, trial: Trial, attempt: str) -> None:
+    """Record the epochs and an attempt of a trial, and of its pretraining, if it has one."""
+    root.attempt(trial, attempt, "12:00:00", "12:01:00", "interrupted")
+    health: dict[str, list] = {f"{arm}_feature_std": [0.5, 0.05, 0.01] for arm in ("cnn", "vit")}
+    health |= {f"{arm}_effective_rank": [9.0, 5.0, 1.0] for arm in ("cnn", "vit")} | {"collapsed": [False, True, True]}
+    tested: dict[str, list] = {"validation_loss": LOSSES, "macro_f1": [0.1, 0.2, 0.3]}
+    for segment in root.segments.get(trial, ()):
+        root.learn(segment["stage"], "pretrain", {"loss": LOSSES, **health}, attempt)
+    for arm in ("cnn", "vit"):
+        root.learn(trial, f"finetune_{arm}", {"loss": LOSSES, **tested}, attempt)
+
+
+def finish(root: Root, trial: Trial, macro_f1: float | None) -> None:
+    """Record a trial as finished, with its predictions."""
+    outputs = [[2.0, -1, -1, -1], [-1.0, -1, -1, 1]]
+    names = [(arm, f"test/{label}/{n:03d}", label) for arm in ("cnn", "vit") for label in CLASSES for n in (0, 1)]
+    root.predict(trial, [(*name, outputs[number % 2]) for number, name in enumerate(names)])
+    root.finish(trial, macro_f1)
+
+
+def worked(folder: Path, seeds: tuple[int, ...], done: int, has_scores: bool = True) -> Root:
+    """Return a study of which some trials are finished, one has failed, and the others are begun."""
+    root = Root(folder, demo=True)
+    trials = cells(SMALL, BATCH[0], [8, 16], seeds)
+    for number, trial in enumerate(trials):
+        if trial.pretrain.method != "none":
+            root.segments[trial] = [{"stage": f"{number:064x}"[::-1], "start": 0, "end": 3}]
+    root.plan(trials)
+    for number, trial in enumerate(trials[::-1]):
+        work_on(root, trial, f"a{number}")
+        if number < done:
+            finish(root, trial, score(trial) if has_scores else None)
+    if done < len(trials):
+        root.fail(trials[0])
+    return root
+
+
+def names(root: Root) -> list[str]:
+    return [plot.name.removeprefix("DEMO_") for plot in plots.figures(root.study)]
+
+
+def test_a_finished_study_has_every_plot_in_every_kind_with_its_numbers(tmp_path: Path) -> None:
+    root = worked(tmp_path, (0, 1, 2), done=9)
+    drawn = plots.draw(root.study)
+    assert [path.name for path in drawn] == [
+        f"DEMO_{name}.{kind}" for name in ALL for kind in ("png", "pdf", "svg", "csv")
+    ]
+    for plot in plots.figures(root.study):
+        written = (local(root.study.plots) / f"{plot.name}.csv").read_text()
+        assert written == plot.record.to_csv(index=False) and len(plot.record)
+        assert plot.title.startswith("DEMO: ") and plot.caption.endswith(".") and "{" not in plot.caption
+    starts = {path.name.rpartition(".")[2]: path.read_bytes()[:5] for path in map(local, drawn)}
+    assert starts["png"].startswith(b"\x89PNG") and starts["pdf"] == b"%PDF-" and starts["svg"] == b"<?xml"
+
+
+def test_one_seed_says_nothing_of_factors(tmp_path: Path) -> None:
+    assert names(worked(tmp_path, (0,), done=3)) == [name for name in ALL if name != "factors"]
+
+
+def test_a_study_half_way_shows_what_is_known(tmp_path: Path) -> None:
+    assert names(worked(tmp_path, (0, 1), done=1)) == [name for name in ALL if name != "factors"]
+
+
+def test_a_study_without_result_has_its_curves_and_attempts(tmp_path: Path) -> None:
+    assert names(worked(tmp_path, (0, 1), done=0)) == ["f1", "pretraining", "finetuning", "attempts"]
+
+
+def test_a_study_that_has_not_begun_has_empty_places(tmp_path: Path) -> None:
+    root = Root(tmp_path, demo=True)
+    root.plan(cells(SMALL, BATCH[0], [8], (0,)))
+    assert names(root) == ["f1"]
+
+
+def test_missing_metrics_are_no_points(tmp_path: Path) -> None:
+    found = names(worked(tmp_path, (0, 1), done=6, has_scores=False))
+    assert found == [name for name in ALL if name not in ("factors", "time_f1")]
+
+
+def test_groups_and_pages_have_files_of_their_own(tmp_path: Path) -> None:
+    root = root_of(tmp_path, cells(SMALL, BATCH[0], range(4, 12), (0,)), BATCH)
+    other = [with_field(trial, "finetune.epochs", 7) for trial in cells(SMALL, BATCH[0], [8], (0,), controls=False)]
+    root.plan(other)
+    for trial in [*cells(SMALL, BATCH[0], range(4, 12), (0,)), *other]:
+        root.learn(trial, "finetune_cnn", {"loss": [1.0], "validation_loss": [1.0], "macro_f1": [0.5]})
+    assert [name for name in names(root) if name.startswith("finetuning")] == [
+        "finetuning",
+        "finetuning_2",
+        "finetuning_3",
+    ]
+
+
+def test_fonts_and_widths_fit_a_paper(tmp_path: Path) -> None:
+    for plot in plots.figures(worked(tmp_path, (0, 1), done=6).study):
+        assert plot.figure.get_figwidth() <= PAGE_IN
+        texts = [text for text in plot.figure.findobj(Text) if isinstance(text, Text) and text.get_text()]
+        sizes = {float(text.get_fontsize()) for text in texts}
+        assert min(sizes) >= 7 and max(sizes) <= 9, plot.name
