@@ -74,18 +74,22 @@ class Report:
     citations: list[str]
 
 
-def gather(study: StudyFolder, published: Mapping[str, object] | None = None) -> Report:
+def gather(
+    study: StudyFolder, published: Mapping[str, object] | None = None, frame: pd.DataFrame | None = None
+) -> Report:
     """Return a study's report, writing nothing.
 
     Args:
         study: its folder; finished or not.
         published: which published rows lie beside it (`analysis.published.select`).
+        frame: of `analysis.results.load`, where it is loaded already.
 
     Raises:
         UsageError: nothing was asked for, or a record is damaged.
     """
     plans = read_plans(study)
-    plan, axes, frame, searches = plans[-1], study_axes(plans), load(study), is_search(plans)
+    plan, axes, searches = plans[-1], study_axes(plans), is_search(plans)
+    frame = load(study) if frame is None else frame
     found = [] if searches else split(frame, axes)[:1]
     on_claims = [claim for group in found for claim in claims(group.frame, axes)]
     environment = environment_table(study)
@@ -100,7 +104,7 @@ def gather(study: StudyFolder, published: Mapping[str, object] | None = None) ->
         warnings=[*_collapse(frame), *mixtures(environment)],
         claims=on_claims,
         claims_summary="" if searches else summary(on_claims),
-        sheets=tables.sheets(study, published),
+        sheets=tables.sheets(study, published, frame),
         plots=list(plots.figures(study, published)),
         unfinished=unfinished(frame),
         published=[] if searches else comparison(frame, published or {}),
@@ -160,16 +164,15 @@ def _of_code(code: str) -> str:
 
 def write(study: StudyFolder, published: Mapping[str, object] | None = None) -> str:
     """Write everything that is derived from a study's records, its report last, and return its tables as text."""
-    save(study)
-    found = gather(study, published)
-    written = [path for sheet in found.sheets for path in sheet.write(study.tables)]
-    written += [path for plot in found.plots for path in figures.save(study, plot)]
-    pages = {study.report: report_html.render(found), study.report_markdown: report_markdown.render(found)}
-    for path, content in pages.items():
-        write_text(path, content)
-    folders = dict.fromkeys(str(path.parent) for path in written)
-    places = [*(f"written to {folder}" for folder in folders), f"report: {study.report}"]
-    return "\n\n".join([tables.render(study, published), "\n".join(places)])
+    frame = save(study)
+    found = gather(study, published, frame)
+    tables.write(study, found.sheets)
+    for plot in found.plots:
+        figures.save(study, plot)
+    write_text(study.report, report_html.render(found))
+    write_text(study.report_markdown, report_markdown.render(found))
+    places = [f"written to {study.tables}", f"written to {study.plots}", f"report: {study.report}"]
+    return "\n\n".join([tables.text_of(study, found.sheets, frame, published), "\n".join(places)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

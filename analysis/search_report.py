@@ -10,13 +10,12 @@ import pandas as pd
 from analysis.format import WIDTH, aligned, wrap
 from analysis.frames import Values, records
 from analysis.notes import heading, subject, unfinished
-from analysis.results import load, read_plans, save, study_axes
+from analysis.results import read_plans, study_axes
 from analysis.search import PARAMETER, importance, search_table
 from analysis.sheet import Sheet
 from analysis.time_sheets import account
 from cass_tune.config import ARMS
 from cass_tune.results import Record, StudyFolder
-from cass_tune.storage import AnyPath
 
 SHOWN = 15
 """So many trials are shown in the terminal; the files have all."""
@@ -35,31 +34,22 @@ IMPORTANCE = (
 )
 
 
-def render(study: StudyFolder) -> str:
-    """Return what a search has found as text, writing nothing."""
-    plan, frame = read_plans(study)[-1], load(study)
-    return _render(study, plan, frame, _sheets(study, plan, frame))
+def render(study: StudyFolder, found: list[Sheet], frame: pd.DataFrame) -> str:
+    """Return what a search has found as text.
 
-
-def report(study: StudyFolder) -> str:
-    """Write results.parquet, index.csv, the tables and the plots of a search, and return its text."""
-    from analysis import plots
-
-    plan, frame = read_plans(study)[-1], save(study)
-    found = _sheets(study, plan, frame)
-    written: list[AnyPath] = []
-    for sheet in found:
-        written += sheet.write(study.tables)
-    written += plots.draw(study)
-    folders = dict.fromkeys(str(path.parent) for path in written)
+    Args:
+        study: its folder.
+        found: of `sheets`.
+        frame: of `analysis.results.load`.
+    """
+    plan = read_plans(study)[-1]
     journal = study.search(plan["search"]["id"]).journal
-    places = [*(f"written to {folder}" for folder in folders), f"Optuna's journal: {journal}"]
-    return "\n\n".join([_render(study, plan, frame, found), "\n".join(places)])
+    return f"{_render(study, plan, frame, found)}\n\nOptuna's journal: {journal}"
 
 
-def sheets(study: StudyFolder) -> list[Sheet]:
+def sheets(study: StudyFolder, frame: pd.DataFrame) -> list[Sheet]:
     """Return the tables of a search: its trials, the importance of the parameters, and what was spent."""
-    return _sheets(study, read_plans(study)[-1], load(study))
+    return _sheets(study, read_plans(study)[-1], frame)
 
 
 def _sheets(study: StudyFolder, plan: Record, frame: pd.DataFrame) -> list[Sheet]:

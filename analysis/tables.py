@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from analysis import search_report
 from analysis.cells import f1_table
 from analysis.command import run
 from analysis.comparison import comparison
@@ -21,7 +22,6 @@ from analysis.spending import spending_table
 from analysis.study_sheets import study_sheets
 from analysis.timing import timing_table
 from cass_tune.results import StudyFolder
-from cass_tune.storage import AnyPath
 
 __all__ = ["f1_table", "main", "render", "report", "sheets", "spending_table", "timing_table"]
 
@@ -29,44 +29,59 @@ DETAIL_ROWS = 40
 """A table of details with more rows is left to the files."""
 
 
-def sheets(study: StudyFolder, published: Mapping[str, object] | None = None) -> list[Sheet]:
+def sheets(
+    study: StudyFolder, published: Mapping[str, object] | None = None, frame: pd.DataFrame | None = None
+) -> list[Sheet]:
     """Return all tables of a study or a search, in the order in which they are read, writing nothing.
 
     Args:
         study: the study's folder.
         published: which published rows lie beside it (`analysis.published.select`).
+        frame: of `analysis.results.load`, where it is loaded already.
 
     Raises:
         UsageError: nothing was asked for, or a record is damaged.
     """
+    frame = load(study) if frame is None else frame
     if is_search(read_plans(study)):
-        from analysis import search_report
-
-        return search_report.sheets(study)
-    return study_sheets(study, load(study), published or {})
+        return search_report.sheets(study, frame)
+    return study_sheets(study, frame, published or {})
 
 
 def render(study: StudyFolder, published: Mapping[str, object] | None = None) -> str:
     """Return a study's tables and notes as text for a terminal, writing nothing; arguments as in `sheets`."""
-    if is_search(read_plans(study)):
-        from analysis import search_report
-
-        return search_report.render(study)
     frame = load(study)
-    return _render(study_sheets(study, frame, published or {}), frame, published or {})
+    return text_of(study, sheets(study, published, frame), frame, published)
+
+
+def text_of(
+    study: StudyFolder, found: list[Sheet], frame: pd.DataFrame, published: Mapping[str, object] | None = None
+) -> str:
+    """Return tables that have been made already as text for a terminal.
+
+    Args:
+        study: the study's folder.
+        found: of `sheets`.
+        frame: of `analysis.results.load`.
+        published: which published rows lie beside it.
+    """
+    if is_search(read_plans(study)):
+        return search_report.render(study, found, frame)
+    return _render(found, frame, published or {})
 
 
 def report(study: StudyFolder, published: Mapping[str, object] | None = None) -> str:
-    """Write results.parquet, index.csv, the tables and the plots of a study or a search, and return its text."""
-    from analysis import plots, search_report
-
-    if is_search(read_plans(study)):
-        return search_report.report(study)
+    """Write results.parquet, index.csv and the tables of a study or a search, and return its text."""
     frame = save(study)
-    found = study_sheets(study, frame, published or {})
-    written: list[AnyPath] = [path for sheet in found for path in sheet.write(study.tables)]
-    folders = dict.fromkeys(str(path.parent) for path in [*written, *plots.draw(study, published or {})])
-    return "\n\n".join([_render(found, frame, published or {}), "\n".join(f"written to {path}" for path in folders)])
+    found = sheets(study, published, frame)
+    write(study, found)
+    return f"{text_of(study, found, frame, published)}\n\nwritten to {study.tables}"
+
+
+def write(study: StudyFolder, found: list[Sheet]) -> None:
+    """Write tables as CSV, Markdown, LaTeX and HTML among those of a study."""
+    for sheet in found:
+        sheet.write(study.tables)
 
 
 def _render(found: list[Sheet], frame: pd.DataFrame, published: Mapping[str, object]) -> str:

@@ -31,8 +31,8 @@ def test_optuna_reads_it(tmp_path: Path) -> None:
     none, cass = TRIALS[0], TRIALS[2]
     root.finish(none, 0.5, 0.4)
     root.finish(cass, 0.7, 0.6)
-    root.learn(cass, "finetune_cnn", macro_f1=[0.2, 0.3])
-    root.learn(cass, "finetune_vit", attempt="a2", macro_f1=[0.1, None])
+    root.learn(cass, "finetune_cnn", {"macro_f1": [0.2, 0.3]})
+    root.learn(cass, "finetune_vit", {"macro_f1": [0.1, None]}, attempt="a2")
     root.attempt(cass, "a1", "12:00:00", "12:30:00")
     root.fail(TRIALS[3])
     path = Path(str(write_journal(root.study)))
