@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -70,8 +71,16 @@ class Plot:
     record: pd.DataFrame
     figure: Figure
 
+    @functools.cached_property
+    def png(self) -> bytes:
+        """The figure as PNG, which both its file and a page show."""
+        return self._image("png")
+
     def image(self, kind: Kind) -> bytes:
         """Return the figure as a file; equal figures are equal files."""
+        return self.png if kind == "png" else self._image(kind)
+
+    def _image(self, kind: Kind) -> bytes:
         content = io.BytesIO()
         with style():
             self.figure.savefig(content, format=kind, dpi=200, bbox_inches="tight", metadata=_NO_DATE[kind])

@@ -58,4 +58,4 @@ def _width_px(plot: Plot) -> int:
 
 def _image(plot: Plot) -> str:
     """Return a figure as text that stands in the page itself."""
-    return f"data:image/png;base64,{base64.b64encode(plot.image('png')).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(plot.png).decode()}"
