@@ -142,6 +142,13 @@ def test_your_own_search_as_the_page_has_it(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path / "results" / "my_search" / "phantom-demo")
     names = {path.name for place in (folder.tables, folder.plots) for path in place.iterdir()}
     assert {"DEMO_search.csv", "DEMO_search.md", "DEMO_spending.csv", "DEMO_course.png"} <= names
+    assert {"DEMO_search.tex", "DEMO_search.html", "DEMO_importance.html"} <= names
     assert {"DEMO_coordinates.svg", "DEMO_coordinates.pdf"} <= names
     assert folder.parquet.exists() and folder.index.exists()
     assert tables.render(folder) in done.stdout
+    search, importances, spending = tables.sheets(folder)
+    assert [sheet.name for sheet in (search, importances, spending)] == [
+        *("DEMO_search", "DEMO_importance", "DEMO_spending"),
+    ]
+    assert sorted(search.trials) == sorted(search.numbers["trial_id"]) and len(search.rows) == 1 + 4
+    assert set(spending.trials[0].split()) <= set(search.trials)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -132,13 +133,21 @@ class Root:
         self._folder(trial).fail(kind, message, "Traceback ...")
 
     def compute(
-        self, work: Trial | str, phase: str, seconds: Iterable[float], *, start: int = 0, attempt: str = "a1"
+        self,
+        work: Trial | str,
+        phase: str,
+        seconds: Iterable[float],
+        *,
+        start: int = 0,
+        attempt: str = "a1",
+        images_per_second: Iterable[float] | None = None,
     ) -> None:
         """Record the epochs after ``start`` of a trial, or of the stage with this identity, as computed."""
+        rates = [{"images_per_second": rate} for rate in images_per_second or ()]
         folder = self._folder(work) if isinstance(work, Trial) else self.results.stage(work)
         with folder.row_file(attempt) as lines:
-            for epoch, value in enumerate(seconds, start + 1):
-                lines.append(json.dumps({"phase": phase, "epoch": epoch, "epochs": 9, "seconds": value}))
+            for epoch, (value, rate) in enumerate(itertools.zip_longest(seconds, rates, fillvalue={}), start + 1):
+                lines.append(json.dumps({"phase": phase, "epoch": epoch, "epochs": 9, "seconds": value, **rate}))
 
     def learn(self, work: Trial | str, phase: str, columns: dict[str, list], attempt: str = "a1") -> None:
         """Record epochs of a trial or a stage: the values of each column, epoch by epoch."""

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import types
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -406,6 +408,27 @@ def test_command_line_without_a_page(root: Root, capsys: pytest.CaptureFixture[s
     root.plan(TRIALS, study="no_such_page")
     assert tables.main([str(root.study.path)]) == 0
     assert "Published" not in capsys.readouterr().out
+
+
+def test_tables_as_data_as_the_page_has_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Root(tmp_path / "results")
+    root.plan(TRIALS)
+    finish(root, EIGHT)
+    page = (REPOSITORY / "docs" / "notebooks.md").read_text(encoding="utf-8")
+    first, second = (
+        code
+        for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+        if "split(" in code or "tables.sheets" in code
+    )
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(first + second, names)
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == f"f1 {names['tables'].sheets(names['study'])[0].numbers.shape}"
+    assert {line.split()[0] for line in out.splitlines()} <= set(re.findall(r"`(\w+)`", page))
+    assert not root.study.tables.exists()
 
 
 def test_neither_torch_nor_ray_is_imported() -> None:

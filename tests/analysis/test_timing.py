@@ -12,10 +12,11 @@ from analysis.format import duration, duration_estimate
 from analysis.frames import records
 from analysis.groups import split
 from analysis.published import select
+from analysis.rates import rates_table
 from analysis.results import load, read_plans, study_axes
 from analysis.statistics import Estimate, summarise
 from analysis.timing import timing_table
-from analysis.timing_text import timing_rows
+from analysis.timing_text import rate, timing_rows
 from tests.analysis.synthetic import BRAIN_MRI, LARGE, SMALL, TIMM, Root, cells, replace
 from tests.small import local
 
@@ -135,6 +136,38 @@ def test_the_published_time_stands_beside_the_same_pretraining(tmp_path: Path) -
     assert line.split()[3:6] == ["7.1", "+-1.8", "h"] and "  7.2 h" in line
     assert "publ.: published pretraining time of a comparable setting, on the device of its source: paper" in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_images_per_second_are_those_of_the_training_alone(root: Root) -> None:
+    stage = "5" * 64
+    segments = [{"stage": stage, "start": 0, "end": 2}]
+    for trial in EIGHT:
+        root.segments[trial] = segments
+    root.plan(TRIALS)
+    root.compute(stage, "pretrain", [4, 2, 9], images_per_second=[20.0, 40.0, 1.0])
+    for number, trial in enumerate(EIGHT):
+        finish(root, trial, 6, 6, 7)
+        root.compute(trial, "finetune_cnn", [1, 1], images_per_second=[100.0 + number, 100.0 + number])
+    finish(root, CONTROLS[0], 0, 6, 7)
+    rates = rates_table(root.study).set_index("digest")
+    first = rates.loc[root.digest(EIGHT[0])]
+    assert first["pretrain_images_per_second"] == pytest.approx(2 / (1 / 20 + 1 / 40))
+    assert first["cnn_images_per_second"] == 100 and math.isnan(first["vit_images_per_second"])
+    assert rates.loc[root.digest(CONTROLS[0])].isna().all() and len(rates) == 4
+
+    (sheet,) = [sheet for sheet in tables.sheets(root.study) if sheet.name == "DEMO_timing"]
+    row = records(sheet.numbers)[0]
+    assert (row["cnn_images_per_second_mean"], row["cnn_images_per_second_n"]) == (101, 3)
+    assert sheet.rows[0][-4:-1] == ["images/s pretraining", "images/s CNN", "images/s ViT"]
+    assert sheet.rows[1][-4:-1] == ["27 [27, 27]", "101 [99, 103]", "-"]
+    assert [line[-2] for line in sheet.shown] == ["images/s", "27/101/-", "-", "-", "-"]
+    assert any("evaluations not counted" in " ".join(note.split()) for note in sheet.notes)
+
+
+def test_without_rows_there_is_no_rate(root: Root) -> None:
+    finish(root, EIGHT[0], 6, 6, 7)
+    assert "images/s" not in tables.render(root.study)
+    assert [rate(value) for value in (math.nan, 7.04, 24.4, 1319.6)] == ["-", "7.0", "24", "1320"]
 
 
 @pytest.mark.parametrize(
