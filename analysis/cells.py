@@ -8,16 +8,22 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.frames import Values, by, first, where
+from analysis.frames import Values, grouped, records
 from analysis.groups import control_axes
-from analysis.published import METRIC, Row, match
+from analysis.published import CELL_COLUMNS, METRIC, Row, match
 from analysis.results import column
-from analysis.statistics import Estimate, paired_difference, summarise
+from analysis.statistics import Estimate, intervals, paired_difference, summarise
 from cass_tune.config import PROBES
 
 _PARTS = ("mean", "low", "high", "n", "sd")
 STATES = ("failed", "running", "missing", "collapsed", "pruned", "untested")
 """What may have become of a trial that is not done, in the order in which it is told."""
+
+_NEEDED = (
+    *CELL_COLUMNS,
+    *("seed", "status", "collapsed", "crossed_devices", "pretrain_seconds", "finetune_seconds"),
+    *("macro_f1", "micro_f1_at_half", *(f"{probe}_macro_f1" for probe in PROBES)),
+)
 
 
 def f1_table(frame: pd.DataFrame, axes: list[str], published: Sequence[Row] = ()) -> pd.DataFrame:
@@ -31,50 +37,60 @@ def f1_table(frame: pd.DataFrame, axes: list[str], published: Sequence[Row] = ()
     Returns:
         One row per cell and arm, arm by arm, controls last: the axes; mean, interval, n and standard deviation of
         macro-F1, of the control's macro-F1 on the same seeds, of their paired difference, of micro-F1 at 0.5 and of the
-        probes' macro-F1; the published micro-F1 where it is comparable; seconds; and how many trials became what.
+        probes' macro-F1; the published micro-F1 where it is comparable, and by how many intervals ours is above it
+        (`analysis.statistics.intervals`); seconds; and how many trials became what.
     """
     keys = ["arm", "pretrain_method", *(column(axis) for axis in axes if axis != "pretrain.method")]
-    rows = [_cell_row(cell, _control_of(frame, cell, axes), keys, published) for cell in by(frame, keys)]
+    cells = records(frame, [*keys, *_NEEDED])
+    shared = ["arm", *map(column, control_axes(axes))]
+    controls = grouped([row for row in cells if row["pretrain_method"] == "none"], shared)
+    rows = [
+        _cell_row(cell, controls.get(tuple(cell[0][name] for name in shared), []), keys, published)
+        for cell in grouped(cells, keys).values()
+    ]
     table = pd.DataFrame(sorted(rows, key=lambda row: place(row, keys)))
     return table.astype({name: frame[name].dtype for name in keys})
 
 
-def _control_of(frame: pd.DataFrame, cell: pd.DataFrame, axes: list[str]) -> pd.DataFrame:
-    """Return the control's rows of the same arm, settings and seeds; none for a control."""
-    row = first(cell)
-    if row["pretrain_method"] == "none":
-        return cell.head(0)
-    same = {name: row[name] for name in ("arm", *(column(axis) for axis in control_axes(axes)))}
-    controls = where(frame, {"pretrain_method": "none", **same})
-    return controls.loc[controls["seed"].isin(cell["seed"].tolist())]
+def _cell_row(cell: list[Values], controls: list[Values], keys: list[str], published: Sequence[Row]) -> Values:
+    """Return the numbers of a cell.
 
-
-def _cell_row(cell: pd.DataFrame, control: pd.DataFrame, keys: list[str], published: Sequence[Row]) -> Values:
-    row = first(cell)
+    Args:
+        cell: its trials.
+        controls: those of the same arm and settings, of any seed.
+        keys: columns that tell cells apart.
+        published: published rows that may stand beside it.
+    """
+    row, micro = cell[0], summarise(_values(cell, "micro_f1_at_half"))
+    seeds = {row["seed"] for row in cell} if row["pretrain_method"] != "none" else set()
+    control = [row for row in controls if row["seed"] in seeds]
     return {
         **{name: row[name] for name in (*keys, "model")},
-        **columns("macro_f1", summarise(cell["macro_f1"])),
-        **columns("control_macro_f1", summarise(control["macro_f1"])),
+        **columns("macro_f1", summarise(_values(cell, "macro_f1"))),
+        **columns("control_macro_f1", summarise(_values(control, "macro_f1"))),
         **columns("difference", paired_difference(_by_seed(cell), _by_seed(control))),
-        **columns("micro_f1_at_half", summarise(cell["micro_f1_at_half"])),
+        **columns("micro_f1_at_half", micro),
         **{key: value for probe in PROBES for key, value in _of_probe(cell, probe).items()},
-        **_published(row, published),
-        "pretrain_seconds": cell["pretrain_seconds"].mean(),
-        "finetune_seconds": cell["finetune_seconds"].mean(),
+        **_published(row, published, micro),
+        "pretrain_seconds": summarise(_values(cell, "pretrain_seconds")).mean,
+        "finetune_seconds": summarise(_values(cell, "finetune_seconds")).mean,
         "trials": len(cell),
-        "done": len(where(cell, {"status": "done"})),
-        **{state: len(where(cell, {"status": state})) for state in STATES},
-        "outputs_collapsed": len(where(cell, {"collapsed": True})),
-        "crossed_devices": len(where(cell, {"crossed_devices": True})),
+        **{state: _values(cell, "status").count(state) for state in ("done", *STATES)},
+        "outputs_collapsed": _values(cell, "collapsed").count(True),
+        "crossed_devices": _values(cell, "crossed_devices").count(True),
     }
 
 
-def _of_probe(cell: pd.DataFrame, probe: str) -> dict[str, float]:
-    return columns(f"{probe}_macro_f1", summarise(cell[f"{probe}_macro_f1"]))
+def _values(rows: list[Values], name: str) -> list[Any]:
+    return [row[name] for row in rows]
 
 
-def _by_seed(rows: pd.DataFrame) -> pd.Series:
-    return pd.Series(rows["macro_f1"].to_numpy(), index=rows["seed"].tolist())
+def _of_probe(cell: list[Values], probe: str) -> dict[str, float]:
+    return columns(f"{probe}_macro_f1", summarise(_values(cell, f"{probe}_macro_f1")))
+
+
+def _by_seed(rows: list[Values]) -> dict[int, float]:
+    return {row["seed"]: row["macro_f1"] for row in rows if row["macro_f1"] is not None}
 
 
 def columns(name: str, estimate: Estimate) -> dict[str, float]:
@@ -90,9 +106,11 @@ def estimate_of(row: Values, name: str) -> Estimate:
     return Estimate(mean, low, high, row[f"{name}_n"], sd)
 
 
-def _published(cell: Values, rows: Sequence[Row]) -> Values:
+def _published(cell: Values, rows: Sequence[Row], micro: Estimate) -> Values:
     best = published_beside(cell, rows, METRIC)
-    return {f"published_{name}": best.get(name) for name in ("value", "low", "high", "origin", "source")}
+    value = best.get("value")
+    known = {f"published_{name}": best.get(name) for name in ("value", "low", "high", "origin", "source")}
+    return {**known, "published_intervals": math.nan if value is None else intervals(micro, value)}
 
 
 def published_beside(cell: Values, rows: Sequence[Row], metric: str) -> Row:

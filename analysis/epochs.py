@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import itertools
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.json as pj
 
+from analysis.plans import Wanted
 from analysis.segments import segments_of
 from analysis.sources import Opened, Source, naming, open_source, read_all
 from cass_tune.errors import Damaged
@@ -31,7 +31,7 @@ _PANDAS = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 _POSITION = "position"
 _NUMBERED = pa.schema([pa.field("phase", pa.int8()) if field.name == "phase" else field for field in _SCHEMA])
 _EMPTY = _NUMBERED.append(pa.field(_POSITION, pa.int32())).empty_table()
-_BATCH = 128
+_BATCH = 32
 """Trials whose rows are parsed at once."""
 
 COLUMNS = ("digest", "trial_id", "name", "seed", *ROW_COLUMNS)
@@ -57,36 +57,43 @@ def load_epochs(source: Source) -> pd.DataFrame:
         UsageError: as in `analysis.results.load`.
     """
     opened = open_source(source)
-    stages: dict[tuple[Segment, ...], pa.Table] = {}
-    tables = [_EMPTY]
-    own = read_all(lambda number: _own(opened, number), range(len(opened.wanted)))
-    first = 0
-    for batch in iter(lambda: list(itertools.islice(own, _BATCH)), []):
-        tables.append(_ordered(_with_stages(opened, batch, first, stages), opened))
-        first += len(batch)
-    return _frame(pa.concat_tables(tables), opened)
+    stage = functools.cache(lambda chain: _table(rows_of(opened.results, chain)))
+    batches = range(0, len(opened.wanted), _BATCH)
+    return _frame(read_all(lambda first: _batch(opened, first, stage), batches), opened)
 
 
-class _Own:
-    """What lies in a trial's folder: its rows as they are, and where its pretraining is."""
+def _batch(opened: Opened, first: int, stage: Callable[[tuple[Segment, ...]], pa.Table]) -> pa.Table:
+    """Return the rows of some trials and of their pretrainings, with each trial's position, in order.
 
-    def __init__(self, rows: bytes, chain: Sequence[Segment]) -> None:
-        self.rows = rows
-        self.chain = tuple(chain)
+    Args:
+        opened: all trials.
+        first: position of the first of them.
+        stage: returns the rows of a pretraining.
+    """
+    found = [_own(opened, wanted) for wanted in opened.wanted[first : first + _BATCH]]
+    own, counts = _parsed([content for content, _ in found])
+    tables, lengths, positions = [own], [*counts], [*range(first, first + len(found))]
+    for position, (_, chain) in enumerate(found, first):
+        if chain:
+            tables.append(stage(chain))
+            lengths.append(tables[-1].num_rows)
+            positions.append(position)
+    numbers = np.repeat(np.array(positions, dtype=np.int32), lengths)
+    return _ordered(pa.concat_tables(tables).append_column(_POSITION, pa.array(numbers)), opened)
 
 
-def _own(opened: Opened, number: int) -> _Own:
-    wanted = opened.wanted[number]
+def _own(opened: Opened, wanted: Wanted) -> tuple[bytes, tuple[Segment, ...]]:
+    """Return the rows in a trial's folder as they are, and where its pretraining is stored."""
     folder = opened.folder(wanted)
     if folder is None:
-        return _Own(b"", ())
-    return _Own(_read(folder), segments_of(wanted.trial, folder.outcome()) or ())
+        return b"", ()
+    return _read(folder), tuple(segments_of(wanted.trial, folder.outcome()) or ())
 
 
 def _read(folder: TrialFolder) -> bytes:
     """Return the lines of all attempts, each file's last one only if it is whole."""
     paths = sorted(folder.epochs.glob("*.jsonl")) if folder.epochs.is_dir() else []
-    return b"".join(_whole_lines(path.read_bytes()) for path in paths)
+    return b"".join([_whole_lines(path.read_bytes()) for path in paths])
 
 
 def _whole_lines(content: bytes) -> bytes:
@@ -102,29 +109,15 @@ def _line(line: bytes) -> bytes | None:
         return None
 
 
-def _with_stages(
-    opened: Opened, batch: Sequence[_Own], first: int, stages: dict[tuple[Segment, ...], pa.Table]
-) -> pa.Table:
-    """Return the rows of some trials and of their pretrainings, with each trial's position."""
-    own, counts = _parsed([item.rows for item in batch])
-    tables, positions = [own], [np.repeat(np.arange(first, first + len(batch)), counts)]
-    for position, item in enumerate(batch, first):
-        if item.chain:
-            if item.chain not in stages:
-                stages[item.chain] = _table(rows_of(opened.results, item.chain))
-            tables.append(stages[item.chain])
-            positions.append(np.full(stages[item.chain].num_rows, position))
-    rows = pa.concat_tables(tables)
-    return rows.append_column(_POSITION, pa.array(np.concatenate(positions), pa.int32()))
-
-
 def _parsed(contents: Sequence[bytes]) -> tuple[pa.Table, list[int]]:
     """Return the rows of several trials, and how many each has."""
     counts = [content.count(b"\n") for content in contents]
-    options = pj.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore")
+    parsing = pj.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore")
+    reading = pj.ReadOptions(use_threads=False)  # several batches are parsed at once
     try:
-        joined = b"".join(contents)
-        table = pj.read_json(io.BytesIO(joined), parse_options=options) if joined else _SCHEMA.empty_table()
+        joined = pa.BufferReader(b"".join(contents))
+        is_empty = joined.size() == 0
+        table = _SCHEMA.empty_table() if is_empty else pj.read_json(joined, reading, parsing)
         if table.num_rows == sum(counts):
             return table.select(_SCHEMA.names), counts
     except pa.ArrowInvalid:  # a line is torn
@@ -151,8 +144,9 @@ def _ordered(table: pa.Table, opened: Opened) -> pa.Table:
     order = np.lexsort([epoch, phase, position])
     keys = np.stack([position, phase, epoch])[:, order]
     is_last = np.append((keys[:, 1:] != keys[:, :-1]).any(axis=0), True)[: len(order)]
-    numbered = table.set_column(table.schema.get_field_index("phase"), "phase", pa.array(phase, pa.int8()))
-    return numbered.take(order[is_last])
+    numbered = table.set_column(table.schema.get_field_index("phase"), "phase", pa.array(phase))
+    is_so = is_last.all() and (order[1:] > order[:-1]).all()
+    return numbered if is_so else numbered.take(order[is_last])
 
 
 def _check(phase: np.ndarray, epoch: np.ndarray, position: np.ndarray, opened: Opened) -> None:
@@ -166,8 +160,12 @@ def _check(phase: np.ndarray, epoch: np.ndarray, position: np.ndarray, opened: O
         )
 
 
-def _frame(table: pa.Table, opened: Opened) -> pd.DataFrame:
-    columns = naming(opened, table[_POSITION].to_numpy())
-    frame = table.drop_columns([_POSITION]).to_pandas(types_mapper=_PANDAS.get, split_blocks=True)
+def _frame(tables: Iterable[pa.Table], opened: Opened) -> pd.DataFrame:
+    table = pa.concat_tables([_EMPTY, *tables])
+    positions = table[_POSITION].to_numpy()
+    rows = table.drop_columns([_POSITION])
+    del table, tables  # so that each column can go when it is converted
+    frame = rows.to_pandas(types_mapper=_PANDAS.get, split_blocks=True, self_destruct=True)
+    del rows
     frame["phase"] = pd.Categorical.from_codes(frame["phase"], categories=PHASES)
-    return pd.DataFrame({**columns, **{name: frame.pop(name) for name in ROW_COLUMNS}}, copy=False)
+    return pd.DataFrame({**naming(opened, positions), **{name: frame.pop(name) for name in ROW_COLUMNS}}, copy=False)

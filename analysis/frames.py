@@ -18,9 +18,11 @@ def plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def records(frame: pd.DataFrame) -> list[Values]:
-    """Return the rows as plain values."""
-    return [{str(name): plain(value) for name, value in row.items()} for row in frame.to_dict("records")]
+def records(frame: pd.DataFrame, names: Iterable[str] | None = None) -> list[Values]:
+    """Return the rows as plain values, of all columns or of these, each once."""
+    names = [str(name) for name in frame] if names is None else list(dict.fromkeys(names))
+    columns = [[plain(value) for value in frame[name].tolist()] for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def first(frame: pd.DataFrame) -> Values:
@@ -42,6 +44,14 @@ def by(frame: pd.DataFrame, columns: Iterable[str]) -> list[pd.DataFrame]:
     if frame.empty:
         return []
     return [rows for _, rows in frame.groupby(list(columns), dropna=False, sort=False)]
+
+
+def grouped(rows: Iterable[Values], names: Iterable[str]) -> dict[tuple[Any, ...], list[Values]]:
+    """Return plain rows by their values of some columns, in order of appearance; much faster than `by` for many."""
+    keys, found = list(names), dict[tuple[Any, ...], list[Values]]()
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in keys), []).append(row)
+    return found
 
 
 def once(frame: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:

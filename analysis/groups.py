@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import pandas as pd
 
@@ -18,6 +20,8 @@ _CONTROL = Trial(pretrain=Pretrain(method="none"))
 _BESIDE = ("fingerprint", "starting_cnn", "starting_vit", "results_version")
 _SEEN = ("listed_train", "listed_validation", "listed_test")
 _METHOD = "pretrain.method"
+_KNOWN = ("method", "epochs", "batch_size")
+"""Fields of the pretraining on which it depends what a method brings."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def _of_settings(rows: pd.DataFrame, own: list[str], *, is_together: bool) -> li
         is_together: whether several methods may share a table.
     """
     of_method: dict[str, list[pd.DataFrame]] = {}
-    settings = pd.Series([_beyond_method(row, own) for row in records(rows)], index=rows.index)
+    needed = [*own, *(column(f"pretrain.{name}") for name in _KNOWN)]
+    settings = pd.Series([_beyond_method(row, own) for row in records(rows, needed)], index=rows.index)
     for method, some in rows.groupby("pretrain_method", sort=False):
         variants = [alike for _, alike in some.groupby(settings.loc[some.index], sort=False)]
         of_method[str(method)] = sorted(variants, key=lambda alike: min(alike["order"]))
@@ -85,9 +90,15 @@ def _of_settings(rows: pd.DataFrame, own: list[str], *, is_together: bool) -> li
 
 def _beyond_method(row: Values, own: list[str]) -> str:
     """Return a row's settings without those that its method brings; of settings that are not known nothing is."""
-    known = {name: row[column(f"pretrain.{name}")] for name in ("method", "epochs", "batch_size")}
-    brings = {column(path): value for path, value in of_method(Trial(pretrain=Pretrain(**known))).items()}
+    brings = _brought(*(row[column(f"pretrain.{name}")] for name in _KNOWN))
     return repr([None if name in brings and brings[name] == row[name] else row[name] for name in own])
+
+
+@functools.cache
+def _brought(*values: Any) -> Values:
+    """Return the columns that a method brings with these values of the fields in `_KNOWN`."""
+    trial = Trial(pretrain=Pretrain(**dict(zip(_KNOWN, values, strict=True))))
+    return {column(path): value for path, value in of_method(trial).items()}
 
 
 def _settings(rows: pd.DataFrame, keys: list[str]) -> Values:

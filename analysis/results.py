@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 from collections.abc import Iterator
 
@@ -124,7 +126,12 @@ def _asked(plan: Record, trial: Record) -> Record:
 
 def _settings(config: Record) -> Record:
     """Return every field of the configuration that matters to its trial, the others as missing."""
-    trial = trial_of(config)
+    return _settings_of(json.dumps({**config, "seed": 0}, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=10_000)
+def _settings_of(config: str) -> Record:
+    trial = trial_of(json.loads(config))  # once for all seeds
     return {column(path): get_field(trial, path) if matters(trial, path) else None for path in FIELDS}
 
 
@@ -167,6 +174,8 @@ def _of_arm(result: Record, config: Record, arm: str) -> Record:
 
 def _probed(found: Record) -> Record:
     """Return the columns of the probes of an arm."""
+    if not found:
+        return {}
     row: Record = {}
     for probe in PROBES:
         for part, label in (("test", probe), ("validation", f"{probe}_validation")):

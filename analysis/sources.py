@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -95,9 +96,15 @@ def _studies(path: AnyPath) -> Iterable[StudyFolder]:
 
 
 def read_all(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Yield what a function that reads records returns for every item, in order, several at once."""
+    """Yield what a function that reads records returns for every item, in order, a few of them ahead."""
+    ahead = deque[Future[_Result]]()
     with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(function, items)
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 2 * READERS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def described(wanted: Wanted) -> dict[str, Any]:

@@ -5,9 +5,11 @@ Three to five seeds are usual here, so the interval is Student's t: mean +- t(0.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,10 @@ from scipy.stats import t
 
 CONFIDENCE = 0.95
 """Coverage of every interval in tables and plots."""
+
+
+BySeed: TypeAlias = "pd.Series | Mapping[Any, float]"
+"""One number for every seed; NaN where it is unknown."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,29 @@ def summarise(values: Iterable[float | None]) -> Estimate:
     if n < 2:
         return Estimate(known[0] if n else math.nan, math.nan, math.nan, n)
     mean, sd = float(np.mean(known)), float(np.std(known, ddof=1))
-    half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
+    half = _quantile(n - 1) * sd / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n, sd)
 
 
-def paired_difference(a: pd.Series, b: pd.Series) -> Estimate:
+@functools.cache
+def _quantile(degrees: int) -> float:
+    """Return Student's t at the upper end of the interval."""
+    return float(t.ppf((1 + CONFIDENCE) / 2, degrees))
+
+
+def intervals(ours: Estimate, theirs: float) -> float:
+    """Return by how many half widths of its interval an estimate is above a number (below it: negative).
+
+    Within -1 and 1 the number lies inside the interval. NaN without an interval, or with one of no width: one value, or
+    several that are all the same.
+    """
+    return (ours.mean - theirs) / ours.half_width if ours.n > 1 and ours.half_width else math.nan
+
+
+def paired_difference(a: BySeed, b: BySeed) -> Estimate:
     """Return the estimate of a - b over the seeds (the index) that both have."""
-    return summarise(a.sub(b))
+    there = dict(b.items())
+    return summarise(value - there[seed] for seed, value in a.items() if seed in there)
 
 
 def p_value(difference: Estimate) -> float:

@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.cells import STATES, columns, place, published_beside
 from analysis.devices import SEPARATOR, is_crossed, kind_of
-from analysis.frames import Values, by, first, once, plain, where
-from analysis.published import PRETRAIN_TIME, Row
+from analysis.frames import Values, grouped, once, plain, records, where
+from analysis.published import CELL_COLUMNS, PRETRAIN_TIME, Row
 from analysis.results import column
 from analysis.statistics import summarise
 from cass_tune.config import ARMS
@@ -34,7 +34,9 @@ def timing_table(frame: pd.DataFrame, axes: list[str], published: Sequence[Row] 
     """
     keys = ["pretrain_method", *(column(axis) for axis in axes if axis != "pretrain.method")]
     trials = _trials(frame)
-    rows = [_row(cell, [*keys, "device_kind"], published) for cell in by(trials, [*keys, "device_kind"])]
+    needed = [*keys, *CELL_COLUMNS, "device_kind", "status", *TIMES]
+    cells = grouped(records(trials, needed), [*keys, "device_kind"]).values()
+    rows = [_row(cell, [*keys, "device_kind"], published) for cell in cells]
     table = pd.DataFrame(sorted(rows, key=lambda row: (*place(row, keys), row["device_kind"] or "~")))
     return table.astype({name: trials[name].dtype for name in [*keys, "device_kind"]})
 
@@ -52,19 +54,18 @@ def _trials(frame: pd.DataFrame) -> pd.DataFrame:
     return trials
 
 
-def _row(cell: pd.DataFrame, keys: list[str], published: Sequence[Row]) -> Values:
-    row = first(cell)
+def _row(cell: list[Values], keys: list[str], published: Sequence[Row]) -> Values:
+    row, states = cell[0], [row["status"] for row in cell]
     found = published_beside(row, published, PRETRAIN_TIME)
     hours = found.get("value")
     values = {name: row[name] for name in keys}
     values["crossed_devices"] = is_crossed(row["device_kind"] or "")
     for name in TIMES:
-        values |= columns(name, summarise(cell[name]))
+        values |= columns(name, summarise(row[name] for row in cell))
     return {
         **values,
         "published_pretrain_seconds": None if hours is None else hours * 3600,
         **{f"published_{name}": found.get(name) for name in ("origin", "source", "caveats")},
         "trials": len(cell),
-        "done": len(where(cell, {"status": "done"})),
-        **{state: len(where(cell, {"status": state})) for state in STATES},
+        **{state: states.count(state) for state in ("done", *STATES)},
     }

@@ -8,6 +8,7 @@ existed; it is left out of the identity while it has that value (`cass_tune.iden
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,11 @@ def _later(neutral: Any) -> Any:
     return field(default=neutral, metadata={"neutral": neutral})
 
 
+@functools.cache
+def _types(section: type[Section]) -> dict[str, Any]:
+    return get_type_hints(section)
+
+
 class Section:
     """Common part of the sections of a trial: types are coerced and checked, and all broken rules raised at once."""
 
@@ -43,7 +49,7 @@ class Section:
 
     def _coerce(self) -> None:
         """Bring whole numbers given for real-valued fields to float, so that 1 and 1.0 are one identity."""
-        for name, kind in get_type_hints(type(self)).items():
+        for name, kind in _types(type(self)).items():
             value = getattr(self, name)
             if kind in (float, float | None) and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, name, float(value))
