@@ -33,6 +33,14 @@ def f1_curves(frame: pd.DataFrame, axes: list[str], published: Sequence[Row] = (
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def pages(curves: pd.DataFrame, most: int) -> list[pd.DataFrame]:
+    """Return the rows of the series that each figure shows, not more than so many, with the controls of all of them."""
+    names = list(dict.fromkeys(curves.loc[curves["kind"] == "mean", "series"]))
+    is_shared = ~curves["series"].isin(names)
+    parts = [names[start : start + most] for start in range(0, len(names), most)]
+    return [curves.loc[is_shared | curves["series"].isin(part)] for part in parts] or [curves]
+
+
 def _records(row: Values, frame: pd.DataFrame, axes: list[str]) -> Iterator[Values]:
     is_control = row["pretrain_method"] == "none" and axes[0] != "pretrain.method"
     place = {"arm": row["arm"], "series": series_name(row, axes[1:]), "x": row[column(axes[0])]}

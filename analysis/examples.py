@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 EACH = 4
 """Images that are shown of each arm, right and wrong."""
 
+_SHORT = 11
 _SIZE_PX = 160
 """Of an image as it is shown, about 200 pixels per inch."""
 
@@ -125,5 +126,5 @@ def _image(panel: Axes, example: Values, image: Image) -> None:
     text = f"{shortened(example['predicted'])}\n{example['probability']:.2f}"
     panel.text(0.5, 1.02, text, transform=panel.transAxes, ha="center", va="bottom", fontsize=7)
     if not example["is_right"]:
-        text = f"is {shortened(example['true'])}"
+        text = f"is {shortened(example['true'], _SHORT)}"
         panel.text(0.5, -0.02, text, transform=panel.transAxes, ha="center", va="top", fontsize=7)

@@ -30,8 +30,6 @@ MARKERS = ("o", "s", "^", "v", "P", "X")
 LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 """Markers and line styles that go with the colours, for readers of a grey print."""
 
-_LONGEST_NAME = 14
-
 ARM_NAMES = {"cnn": "CNN", "vit": "ViT"}
 
 _STYLE: dict[Any, Any] = {
@@ -71,6 +69,11 @@ class Plot:
     record: pd.DataFrame
     figure: Figure
 
+    def __post_init__(self) -> None:
+        with style():  # the layout is computed once, not for each kind of file
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")
+
     @functools.cached_property
     def png(self) -> bytes:
         """The figure as PNG, which both its file and a page show."""
@@ -99,9 +102,9 @@ def new_figure(width_in: float, height_in: float, layout: Layout = "constrained"
     return figure
 
 
-def shortened(name: str) -> str:
-    """Return the name of a class, cut where it is too long for the label of a small panel."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+def shortened(name: str, longest: int = 14) -> str:
+    """Return the name of a class, cut to so many characters for the label of a small panel."""
+    return name if len(name) <= longest else f"{name[: longest - 1].rstrip()}\N{HORIZONTAL ELLIPSIS}"
 
 
 def save(study: StudyFolder, plot: Plot) -> list[AnyPath]:

@@ -121,7 +121,7 @@ def _collapse_region(panel: Axes, collapsed: pd.DataFrame) -> None:
         panel.axhspan(panel.get_ylim()[0], limits[0], **hatched)
         place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 7}
         at_the_limit = panel.get_yaxis_transform()
-        panel.annotate("collapsed below", (1, limits[0]), (-1, 1), xycoords=at_the_limit, **place)
+        panel.annotate(f"collapsed below {limits[0]:g}", (1, limits[0]), (-1, 1), xycoords=at_the_limit, **place)
 
 
 def _finish(figure: Figure, looks: Mapping[str, Look], title: str, ends: Mapping[str, str]) -> None:

@@ -27,7 +27,7 @@ from analysis.methods import METHOD
 from analysis.published import Row, select
 from analysis.results import load, read_plans, study_axes
 from analysis.search import is_search
-from analysis.series import looks, pages, trial_series
+from analysis.series import MOST, looks, pages, trial_series
 from cass_tune.identity import matters_to_pretraining
 from cass_tune.results import Record, StudyFolder
 from cass_tune.storage import AnyPath
@@ -107,9 +107,9 @@ def _plots(plan: Record, stem: str, shown: Sequence[_Shown]) -> Iterator[Plot]:
 
 
 def _f1(source: _Source, group: Group) -> Iterator[_Shown]:
-    record = curves.f1_curves(group.frame, source.axes, source.published)
     title = source.plan["title"].rstrip(".")
-    yield _Shown(title, drawing.CAPTION, record, partial(drawing.f1_figure, record, source.axes))
+    for record in curves.pages(curves.f1_curves(group.frame, source.axes, source.published), MOST):
+        yield _Shown(title, drawing.CAPTION, record, partial(drawing.f1_figure, record, source.axes))
 
 
 def _time_f1(source: _Source, group: Group) -> Iterator[_Shown]:

@@ -82,7 +82,8 @@ def time_f1_figure(record: pd.DataFrame, title: str) -> Figure:
 def _point(panel: Axes, row: Values, levels: list[str], size: int) -> None:
     index = levels.index(row["level"]) if row["level"] in levels else None
     colour = _GREY if index is None else OKABE_ITO[index % len(OKABE_ITO)]
-    mark: dict[str, Any] = {"color": colour, "marker": "*" if index is None else MARKERS[index % len(MARKERS)]}
+    marker = "*" if index is None else MARKERS[(index + index // len(OKABE_ITO)) % len(MARKERS)]
+    mark: dict[str, Any] = {"color": colour, "marker": marker}
     face = "white" if row["is_control"] else colour
     x, y = row["seconds"] / size, row["y"]
     if row["kind"] == "seed":

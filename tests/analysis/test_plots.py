@@ -133,12 +133,26 @@ def test_files_of_a_study_however_far_it_is(tmp_path: Path, done: int) -> None:
 
 @pytest.mark.parametrize(
     ("axis", "values"),
-    [("data.label_fraction", [0.01, 0.1, 1.0]), ("finetune.focal_gamma", [0.0, 2.0]), ("pretrain.method", ["cass"])],
+    [
+        ("data.label_fraction", [0.01, 0.1, 1.0]),
+        ("pretrain.epochs", [5, 10, 20]),
+        ("finetune.focal_gamma", [0.0, 2.0]),
+        ("pretrain.method", ["cass"]),
+    ],
 )
 def test_axes_of_every_kind_can_be_drawn(tmp_path: Path, axis: str, values: list) -> None:
     root = root_of(tmp_path, cells(SMALL, axis, values, SEEDS), [axis])
     (plot,) = (plot for plot in plots.figures(root.study) if plot.name == "DEMO_f1")
     assert plot.image("png").startswith(b"\x89PNG") and plot.figure.axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize("axis", ["pretrain.batch_size", "pretrain.epochs", "data.label_fraction"])
+def test_places_are_logarithms_to_base_two(tmp_path: Path, axis: str) -> None:
+    values = [0.01, 0.02, 0.04, 0.32] if axis.startswith("data") else [1, 2, 4, 32]
+    root = root_of(tmp_path, cells(SMALL, axis, values, [0]), [axis])
+    figure = f1_figure(curves_of(root, [axis]), [axis], "A title")
+    ticks = np.asarray(figure.axes[0].get_xticks())
+    assert ticks - ticks[0] == pytest.approx([0, 1, 2, 5])
 
 
 def test_equal_results_give_equal_files(tmp_path: Path) -> None:
@@ -248,6 +262,17 @@ def test_groups_and_pages_have_files_of_their_own(tmp_path: Path) -> None:
         "finetuning_2",
         "finetuning_3",
     ]
+
+
+def test_more_series_than_colours_make_several_figures_with_their_control(tmp_path: Path) -> None:
+    axes = ["data.label_fraction", *BATCH]
+    trials = [
+        trial for share in (0.1, 1.0) for trial in cells(with_field(SMALL, axes[0], share), BATCH[0], range(4, 12), [0])
+    ]
+    root = root_of(tmp_path, trials, axes)
+    found = [plot.record for plot in plots.figures(root.study) if plot.name.startswith("DEMO_f1")]
+    assert [where(record, {"kind": "mean"})["series"].nunique() for record in found] == [6, 2]
+    assert [where(record, {"kind": "control", "arm": "cnn"})["x"].tolist() for record in found] == [[0.1, 1.0]] * 2
 
 
 def test_fonts_and_widths_fit_a_paper(tmp_path: Path) -> None:
