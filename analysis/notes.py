@@ -26,6 +26,9 @@ EXPLANATION = (
 TIME_EXPLAINED = " time: pretraining of both arms + finetuning of this arm, mean over seeds."
 """What the column of times stands for, where there is one."""
 
+PUBLISHED_EXPLAINED = "publ.: published micro-F1 at 0.5 of a comparable setting (sources: analysis/published.csv)."
+"""What a published number stands for."""
+
 PROBES_EXPLAINED = (
     "linear, kNN: macro-F1 of probes of the frozen features from which finetuning starts (for the control: of the"
     " starting weights), fitted on the same labelled images, mean over seeds. missing: not asked for, or the end of the"
@@ -117,7 +120,7 @@ def footnotes(table: pd.DataFrame, axes: list[str]) -> list[str]:
     """Return what the columns and signs of one table stand for that not all tables have."""
     lines = []
     if has_published(table):
-        lines.append("publ.: published micro-F1 at 0.5 of a comparable setting (sources below).")
+        lines.append(PUBLISHED_EXPLAINED)
     if shown_probes(table):
         lines.append(PROBES_EXPLAINED)
     return [*lines, *sign_notes(table, axes)]

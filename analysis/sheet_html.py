@@ -87,6 +87,8 @@ def _kind(sheet: Sheet, column: int) -> str:
 
 
 def _links(ids: list[str], trials: str) -> str:
+    if not ids:
+        return '<td class="trials"></td>'
     links = " ".join(f'<a href="{escape(trials)}/{escape(name)}/">{escape(name)}</a>' for name in ids)
     return f'<td class="trials"><details><summary>{len(ids)}</summary>{links}</details></td>'
 

@@ -9,7 +9,7 @@ from functools import partial
 import pandas as pd
 
 from analysis.cells import f1_table
-from analysis.format import shown_probes, text_rows
+from analysis.format import has_published, shown_probes, text_rows
 from analysis.groups import Group, file_names, split
 from analysis.marks import marked, places, rule
 from analysis.methods import explanation as methods_explanation
@@ -17,6 +17,7 @@ from analysis.methods import has_several, method_rows, method_table
 from analysis.notes import (
     EXPLANATION,
     INTERVAL,
+    PUBLISHED_EXPLAINED,
     TIME_EXPLAINED,
     footnotes,
     group_heading,
@@ -27,7 +28,7 @@ from analysis.notes import (
 from analysis.paper import SCORES, paper_table, pivot, title
 from analysis.per_class import EXPLANATION as CLASSES
 from analysis.per_class import class_rows, class_table, left_out
-from analysis.published import Row, select
+from analysis.published import METRIC, Row, select
 from analysis.rates import rates_table
 from analysis.results import read_plans, study_axes
 from analysis.robustness import EXPLANATION as ROBUSTNESS
@@ -127,11 +128,12 @@ def _paper(facts: _Facts, tables: list[pd.DataFrame]) -> Iterator[Sheet]:
     for score, stem in zip(SCORES, ("paper", "paper_micro"), strict=True):
         for index, table in enumerate(tables):
             layout = pivot(table, facts.axes, score)
+            published = [PUBLISHED_EXPLAINED] * (score == METRIC and has_published(table))
             yield facts.sheet(stem, index)(
                 title=title(facts.axes, score),
                 numbers=paper_table(table, facts.axes, score),
                 rows=layout.rows,
-                notes=[*sign_notes(table, facts.axes), *rule(table, facts.axes, score), INTERVAL],
+                notes=[*published, *sign_notes(table, facts.axes), *rule(table, facts.axes, score), INTERVAL],
                 trials=layout.trials,
                 **places(layout.marks),
             )

@@ -153,6 +153,8 @@ def test_a_comparable_published_score_has_a_row_below_its_cells(tmp_path: Path) 
         ["cass, publ.", "0.9315", "-", "0.9276", "-"],
     ]
     assert table.rows[1][2].startswith("0.853 +-") and len(table.trials) == len(table.rows) - 1
+    assert any(note.startswith("publ.: published micro-F1") for note in table.notes)
+    assert table.html().count('<td class="trials"></td>') == 2
     assert {row[1] for row in sheet(root, "paper", PAPER).rows[1:]} == {"cass"}
     read, axes = numbers(root, "micro_f1_at_half", PAPER)
     assert paper_table(read, axes, "micro_f1_at_half")["published_value"].dropna().tolist()[0] == 0.9895

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -36,7 +38,7 @@ def predict(root: Root, trial: Trial, labels: list[int], predicted: list[int], s
         for arm in ARMS
         for n, (label, outputs) in enumerate(zip(labels, logits(*predicted).tolist(), strict=True))
     ]
-    pd.DataFrame(rows).to_parquet(local(root.results.trial(root.digest(trial)).predictions))
+    pq.write_table(pa.Table.from_pylist(rows), local(root.results.trial(root.digest(trial)).predictions))
 
 
 @pytest.fixture
