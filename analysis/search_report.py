@@ -171,7 +171,7 @@ def _parameter(value: object) -> str:
 def verdict(study: StudyFolder) -> list[str]:
     """Return which trial of a search is the best, and how to run it in a study."""
     plan = read_plans(study)[-1]
-    return _winner(study, plan, search_table(study, plan))
+    return [" ".join(line.split()) for line in _winner(study, plan, search_table(study, plan))]
 
 
 def _winner(study: StudyFolder, plan: Record, table: pd.DataFrame) -> list[str]:
