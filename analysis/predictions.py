@@ -99,7 +99,7 @@ def _read(opened: Opened, number: int) -> _Part | None:
         labels = pd.Index(classes).get_indexer(table["label"].to_pandas())
         if (labels < 0).any():
             raise ValueError(f"a label is none of the classes {', '.join(classes)}")
-        flat = table["outputs"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        flat = table["outputs"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         return _Part(number, table.select(_TEXTS), classes, labels, flat.reshape(len(labels), len(classes)))
     except FileNotFoundError:
         return None
