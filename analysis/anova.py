@@ -49,11 +49,12 @@ def anova(frame: pd.DataFrame, axes: Sequence[str], score: str = "macro_f1") -> 
 
 
 def complete_seeds(frame: pd.DataFrame, axes: Sequence[str], score: str = "macro_f1") -> list[int]:
-    """Return the seeds that have a score in every cell of the grid; arguments as in `anova`."""
-    known = frame.loc[frame[score].notna()]
+    """Return the seeds that have one score in every cell of the grid; arguments as in `anova`."""
+    keys = ["seed", *map(column, axes)]
+    known = frame.loc[frame[score].notna(), keys]
     cells = math.prod(len(frame[column(axis)].unique()) for axis in axes)
-    counts = known.groupby("seed")[score].size()
-    return sorted(int(seed) for seed, count in counts.items() if count == cells)  # type: ignore[arg-type]
+    each, once = (rows["seed"].value_counts() for rows in (known, known.drop_duplicates()))
+    return sorted(int(seed) for seed, count in each.items() if count == once[seed] == cells)
 
 
 def _cube(frame: pd.DataFrame, names: Sequence[str], score: str) -> np.ndarray | None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import pandas as pd
 
 from analysis.format import duration, wrap
-from analysis.frames import Values, once, records
+from analysis.frames import Values, by, first, once, records
+from analysis.groups import setting_columns
 from analysis.published import CELL_COLUMNS, METRIC, PRETRAIN_TIME, Match, Row, describe, match, select
+from analysis.statistics import Estimate, intervals, summarise
+
+INTERVALS = (
+    "intervals: the difference of our mean from the published number over half the width of our 95 % interval; up to 1"
+    " the published number lies inside it."
+)
+"""How far apart comparable numbers are."""
 
 _KIND = ("arm", "method")
 
@@ -19,7 +28,7 @@ def comparison(frame: pd.DataFrame, published: Mapping[str, object]) -> list[str
     cells = records(once(frame, CELL_COLUMNS))
     nearest = [_nearest(row, cells) for row in select(published)]
     beside = [item for item in nearest if item.is_comparable]
-    lines = [*_comparable(beside), *_apart([item for item in nearest if not item.is_comparable])]
+    lines = [*_comparable(beside, frame), *_apart([item for item in nearest if not item.is_comparable])]
     return [*lines, "  S0, S1: two reproductions that quote the paper (analysis/published.py)"] if lines else []
 
 
@@ -55,9 +64,28 @@ def _reason(name: str, items: list[Match]) -> str:
     return f"{name}: {_values(items, name, 'here')} here against {_values(items, name, 'there')} published"
 
 
-def _comparable(items: list[Match]) -> list[str]:
-    lines = [wrap(f"  {_line(item.row)}", "    ") for item in items]
+def _comparable(items: list[Match], frame: pd.DataFrame) -> list[str]:
+    ours = [_ours(item.row, frame) for item in items]
+    lines = [wrap(f"  {_line(item.row)}{text}", "    ") for item, text in zip(items, ours, strict=True)]
+    lines += [wrap(f"  {INTERVALS}", "    ")] * any(" intervals " in text for text in ours)
     return ["Published numbers, comparable:", *lines, *_not_stated(items)] if items else []
+
+
+def _ours(row: Row, frame: pd.DataFrame) -> str:
+    """Return our micro-F1 of every comparable setting, and by how many intervals the published number differs."""
+    if row["metric"] != METRIC:
+        return ""
+    cells = by(frame.loc[frame[METRIC].notna()], ["arm", *setting_columns()])
+    beside = [cell for cell in cells if match(first(cell), [row])[0].is_comparable]
+    found = [_distance(summarise(cell[METRIC]), row["value"]) for cell in beside]
+    return f"; ours {'; '.join(found)}" if found else ""
+
+
+def _distance(ours: Estimate, theirs: float) -> str:
+    distance = intervals(ours, theirs)
+    if math.isnan(distance):
+        return ours.text()
+    return f"{ours.text()}: {abs(distance):.1f} intervals {'above' if distance > 0 else 'below'}"
 
 
 def _apart(items: list[Match]) -> list[str]:

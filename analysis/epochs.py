@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -28,6 +31,7 @@ _TYPES = {
 }
 _SCHEMA = pa.schema([(name, _TYPES.get(name, pa.float64())) for name in ROW_COLUMNS])
 _PANDAS = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+_NO_OBJECT = re.compile(rb"\n[^{]")
 _POSITION = "position"
 _NUMBERED = pa.schema([pa.field("phase", pa.int8()) if field.name == "phase" else field for field in _SCHEMA])
 _EMPTY = _NUMBERED.append(pa.field(_POSITION, pa.int32())).empty_table()
@@ -57,7 +61,7 @@ def load_epochs(source: Source) -> pd.DataFrame:
         UsageError: as in `analysis.results.load`.
     """
     opened = open_source(source)
-    stage = functools.cache(lambda chain: _table(rows_of(opened.results, chain)))
+    stage = functools.cache(lambda segments: _table(rows_of(opened.results, segments)))
     batches = range(0, len(opened.wanted), _BATCH)
     return _frame(read_all(lambda first: _batch(opened, first, stage), batches), opened)
 
@@ -73,9 +77,9 @@ def _batch(opened: Opened, first: int, stage: Callable[[tuple[Segment, ...]], pa
     found = [_own(opened, wanted) for wanted in opened.wanted[first : first + _BATCH]]
     own, counts = _parsed([content for content, _ in found])
     tables, lengths, positions = [own], [*counts], [*range(first, first + len(found))]
-    for position, (_, chain) in enumerate(found, first):
-        if chain:
-            tables.append(stage(chain))
+    for position, (_, segments) in enumerate(found, first):
+        if segments:
+            tables.append(stage(segments))
             lengths.append(tables[-1].num_rows)
             positions.append(position)
     numbers = np.repeat(np.array(positions, dtype=np.int32), lengths)
@@ -91,39 +95,42 @@ def _own(opened: Opened, wanted: Wanted) -> tuple[bytes, tuple[Segment, ...]]:
 
 
 def _read(folder: TrialFolder) -> bytes:
-    """Return the lines of all attempts, each file's last one only if it is whole."""
+    """Return the lines of all attempts; a last one that is whole gets the end that it lacks."""
     paths = sorted(folder.epochs.glob("*.jsonl")) if folder.epochs.is_dir() else []
     return b"".join([_whole_lines(path.read_bytes()) for path in paths])
 
 
 def _whole_lines(content: bytes) -> bytes:
     end = content.rfind(b"\n") + 1
-    return content if end == len(content) else content[:end] + (_line(content[end:]) or b"")
+    return content if end == len(content) or _row(content[end:]) is None else content + b"\n"
 
 
-def _line(line: bytes) -> bytes | None:
-    """Return a line with its end, or None: it is torn."""
+def _row(line: bytes) -> Record | None:
+    """Return the row in a line, or None: it is torn."""
     try:
-        return line + b"\n" if isinstance(json.loads(line.decode(errors="replace")), dict) else None
+        row = json.loads(line.decode(errors="replace"))
     except ValueError:
         return None
+    return row if isinstance(row, dict) else None
 
 
 def _parsed(contents: Sequence[bytes]) -> tuple[pa.Table, list[int]]:
     """Return the rows of several trials, and how many each has."""
     counts = [content.count(b"\n") for content in contents]
-    parsing = pj.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore")
-    reading = pj.ReadOptions(use_threads=False)  # several batches are parsed at once
-    try:
-        joined = pa.BufferReader(b"".join(contents))
-        is_empty = joined.size() == 0
-        table = _SCHEMA.empty_table() if is_empty else pj.read_json(joined, reading, parsing)
-        if table.num_rows == sum(counts):
-            return table.select(_SCHEMA.names), counts
-    except pa.ArrowInvalid:  # a line is torn
-        pass
-    tables = [_table([json.loads(line) for line in content.splitlines() if _line(line)]) for content in contents]
-    return pa.concat_tables(tables), [table.num_rows for table in tables]
+    if all(map(_may_be_rows, contents)) and any(contents):
+        reading = pj.ReadOptions(use_threads=False)  # several batches are parsed at once
+        parsing = pj.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore")
+        with suppress(pa.ArrowInvalid):  # a line is torn
+            table = pj.read_json(pa.BufferReader(b"".join(contents)), reading, parsing)
+            if table.num_rows == sum(counts):
+                return table.select(_SCHEMA.names), counts
+    rows = [[row for line in content.split(b"\n") for row in [_row(line)] if row] for content in contents]
+    return _table(list(chain.from_iterable(rows))), list(map(len, rows))
+
+
+def _may_be_rows(content: bytes) -> bool:
+    """Return whether every line begins as an object: others, such as ``null``, make pyarrow's parser crash."""
+    return not content or (content.startswith(b"{") and content.endswith(b"\n") and not _NO_OBJECT.search(content))
 
 
 def _table(rows: Sequence[Record]) -> pa.Table:

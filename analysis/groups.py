@@ -126,6 +126,11 @@ def _key_columns(axes: list[str]) -> list[str]:
     return [*(column(path) for path in FIELDS if path not in {*places, *axes}), *_BESIDE, *_SEEN]
 
 
+def setting_columns() -> list[str]:
+    """Return the columns in which trials agree that differ in nothing but the seed."""
+    return _key_columns([])
+
+
 def _pretrain_only() -> set[str]:
     return {column(_METHOD), *(column(path) for path in FIELDS if not matters(_CONTROL, path))}
 

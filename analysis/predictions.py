@@ -18,6 +18,7 @@ OUTPUT = "logit_"
 
 _NO_POSITIONS = np.zeros(0, dtype=np.intp)
 _TEXTS = ("arm", "split", "image", "group")
+_TEXT_SCHEMA = pa.schema([(name, pa.string()) for name in _TEXTS])
 COLUMNS = ("digest", "trial_id", "name", "seed", *_TEXTS, "label", "predicted")
 """The columns before those of the outputs."""
 
@@ -100,8 +101,10 @@ def _read(opened: Opened, number: int) -> _Part | None:
         labels = pd.Index(classes).get_indexer(table["label"].to_pandas())
         if (labels < 0).any():
             raise ValueError(f"a label is none of the classes {', '.join(classes)}")
-        flat = table["outputs"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return _Part(number, table.select(_TEXTS), classes, labels, flat.reshape(len(labels), len(classes)))
+        flat = table["outputs"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        return _Part(
+            number, table.select(_TEXTS).cast(_TEXT_SCHEMA), classes, labels, flat.reshape(len(labels), len(classes))
+        )
     except FileNotFoundError:
         return None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -10,23 +10,39 @@ from scipy.stats import binomtest
 
 from analysis.statistics import CONFIDENCE, Estimate
 
-Score: TypeAlias = Callable[[np.ndarray, np.ndarray], float]
-"""Returns a score of labels and predictions, int64 positions of classes, shape (images,)."""
+Score: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""Returns the score of every confusion matrix: from shape (draws, classes, classes), rows are true, to (draws,)."""
 
 REPLICATES = 2000
+_CELLS_AT_ONCE = 4_000_000
+"""Groups times draws that are drawn at once, which bounds the memory."""
 
 
-def macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Return the mean over classes of F1; a class that is neither labelled nor predicted is left out.
+def _confusions(labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the confusion matrix of every group, over the classes that are labelled or predicted anywhere.
 
     Args:
         labels: int64, shape (images,).
         predictions: int64, shape (images,).
+        groups: number of each image's group, from 0, shape (images,).
     """
-    classes = np.union1d(labels, predictions)
-    hits = np.array([np.sum((labels == c) & (predictions == c)) for c in classes])
-    either = np.array([np.sum(labels == c) + np.sum(predictions == c) for c in classes])
-    return float(np.mean(2 * hits / either))
+    classes, positions = np.unique(np.concatenate([labels, predictions]), return_inverse=True)
+    rows, columns = np.split(positions, 2)
+    size, count = len(classes), int(groups.max()) + 1
+    flat = np.bincount((groups * size + rows) * size + columns, minlength=count * size * size)
+    return flat.reshape(count, size, size)
+
+
+def macro_f1(matrices: np.ndarray) -> np.ndarray:
+    """Return the mean over classes of F1; a class that is neither labelled nor predicted is left out.
+
+    Args:
+        matrices: confusion matrices, shape (..., classes, classes).
+    """
+    hits = np.diagonal(matrices, axis1=-2, axis2=-1)
+    either = matrices.sum(axis=-1) + matrices.sum(axis=-2)
+    there = either > 0
+    return np.sum(2 * hits / np.where(there, either, 1), axis=-1) / there.sum(axis=-1)
 
 
 def bootstrap(
@@ -41,27 +57,37 @@ def bootstrap(
     """Return a score of one model with its percentile interval over test images (Efron 1979).
 
     Args:
-        labels: int64, shape (images,).
+        labels: int64, shape (images,), at least one.
         predictions: int64, shape (images,).
         groups: patient (or lesion) of every image: whole groups are drawn; by default every image is its own.
-        score: of labels and predictions.
+        score: of confusion matrices.
         seed: of the draws.
         replicates: how many draws.
 
     Returns:
-        The score, its interval, the number of groups as n, and the standard deviation over the draws.
+        The score, its interval, the number of groups as n, and the standard deviation over the draws; without interval
+        where there is one group.
     """
-    keys = (
-        np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
-    )
-    members = [np.flatnonzero(keys == key) for key in range(int(keys.max()) + 1)]
-    rng = np.random.default_rng(seed)
-    values = []
-    for _ in range(replicates):
-        rows = np.concatenate([members[key] for key in rng.integers(0, len(members), len(members))])
-        values.append(score(labels[rows], predictions[rows]))
+    keys = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups, str), return_inverse=True)[1]
+    matrices = _confusions(labels, predictions, keys)
+    found = float(score(matrices.sum(axis=0, keepdims=True))[0])
+    if len(matrices) < 2:
+        return Estimate(found, np.nan, np.nan, len(matrices))
+    values = np.concatenate([score(drawn) for drawn in _draws(matrices, seed, replicates)])
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Estimate(score(labels, predictions), float(low), float(high), len(members), float(np.std(values, ddof=1)))
+    return Estimate(found, float(low), float(high), len(matrices), float(np.std(values, ddof=1)))
+
+
+def _draws(matrices: np.ndarray, seed: int, replicates: int) -> Iterator[np.ndarray]:
+    """Yield confusion matrices of groups drawn with replacement, many draws at a time."""
+    rng, groups = np.random.default_rng(seed), len(matrices)
+    flat = matrices.reshape(groups, -1).astype(np.float64)
+    size = max(1, _CELLS_AT_ONCE // groups)
+    for start in range(0, replicates, size):
+        count = min(size, replicates - start)
+        drawn = rng.integers(0, groups, (count, groups)) + groups * np.arange(count)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=count * groups).reshape(count, groups)
+        yield (times.astype(np.float64) @ flat).reshape(count, *matrices.shape[1:])
 
 
 def mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:

@@ -67,8 +67,13 @@ class Root:
         """Where the plan says that a pretraining is stored."""
         self.study: StudyFolder = self.results.study("batch_ablation", "phantom-demo" if demo else "brain_mri-paper")
 
+    @property
+    def inputs(self) -> Inputs:
+        """What every trial reads."""
+        return Inputs(data=self._fingerprint(), **self.weights)
+
     def digest(self, trial: Trial) -> str:
-        return trial_digest(trial, Inputs(data=self._fingerprint(), **self.weights))
+        return trial_digest(trial, self.inputs)
 
     def _fingerprint(self) -> str:
         return f"{sum(sum(part.values()) for part in self.counts.values()):064x}"
@@ -176,7 +181,7 @@ class Root:
 
     def _folder(self, trial: Trial) -> TrialFolder:
         folder = self.results.trial(self.digest(trial))
-        folder.write_config(to_json(trial))
+        folder.write_config({"trial": to_json(trial), "inputs": vars(self.inputs), "results_version": 1})
         return folder
 
 

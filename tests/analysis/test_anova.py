@@ -75,9 +75,9 @@ def test_an_effect_by_hand() -> None:
         {"pretrain_epochs": [50, 50, 100, 100], "seed": [0, 1, 0, 1], "macro_f1": [0.3, 0.5, 0.7, 0.9]}
     )
     found = by_source(anova(frame, [B]))
-    assert found[B]["sum_squares"] == pytest.approx(0.16)
-    assert found[B]["eta_squared"] == pytest.approx(0.8)
-    assert found[B]["f"] == pytest.approx(0.16 / (0.04 / 2))
+    assert found[B]["sum_squares"] == pytest.approx(0.16, abs=1e-9)
+    assert found[B]["eta_squared"] == pytest.approx(0.8, abs=1e-9)
+    assert found[B]["f"] == pytest.approx(0.16 / (0.04 / 2), abs=1e-9)
 
 
 def test_one_seed_has_shares_and_no_p() -> None:
@@ -94,6 +94,20 @@ def test_a_seed_that_lacks_a_cell_is_left_out() -> None:
     expected = anova(frame.loc[frame["seed"] != 0], [A, B])
     pd.testing.assert_frame_equal(anova(lacking, [A, B]), expected)
     pd.testing.assert_frame_equal(anova(lacking.drop(index=0), [A, B]), expected)
+
+
+def test_a_seed_that_has_a_cell_twice_does_not_stand_for_one_that_lacks_another() -> None:
+    frame = grid((A, B))
+    frame.loc[0, "pretrain_batch_size"] = 16  # seed 0: one cell is missing, another is there twice
+    assert complete_seeds(frame, [A, B]) == [1, 2]
+    twice = pd.concat([frame, frame.loc[frame["seed"] == 1]])
+    assert complete_seeds(twice, [A, B]) == [2]
+
+
+def test_scores_that_are_all_the_same_have_no_shares() -> None:
+    table = anova(grid((A, B)).assign(macro_f1=0.5), [A, B])
+    assert table["sum_squares"].tolist() == [0.0] * 5 and table["eta_squared"].dropna().empty
+    assert table["p"].dropna().empty
 
 
 def test_without_a_complete_seed_or_a_factor_there_is_nothing() -> None:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from analysis.epochs import load_epochs
+from analysis.frames import records
+from analysis.predictions import class_names
 from analysis.results import COLUMNS, FIELDS, column, load, save, study_axes
+from analysis.tables import main, render, report
 from cass_tune.errors import UsageError
 from tests.analysis.synthetic import SMALL, Root, cells, replace
 from tests.small import local
@@ -91,6 +96,9 @@ def test_save_can_be_read_back(root: Root) -> None:
     root.finish(TRIALS[2], 0.7, 0.6)
     frame = save(root.study)
     pd.testing.assert_frame_equal(pd.read_parquet(local(root.study.parquet)), frame)
+    table = pd.read_csv(local(root.study.table))
+    assert len(table) == len(frame) and list(table.columns) == list(COLUMNS)
+    assert table.loc[4:5, "macro_f1"].tolist() == [0.7, 0.6]
     index = pd.read_csv(local(root.study.index))
     assert len(index) == len(TRIALS)
     assert index.loc[2, ["status", "cnn_macro_f1", "vit_macro_f1"]].tolist() == ["done", 0.7, 0.6]
@@ -149,3 +157,96 @@ def test_what_an_older_version_wrote_has_the_defaults_of_what_came_later(tmp_pat
     assert settings["pretrain_predictor"].tolist() == ["False"] and settings["pretrain_variance_weight"].tolist() == [0]
     of_dino = {name: settings[name].tolist() for name in settings if str(name).startswith("dino_")}
     assert of_dino and all(pd.isna(values[0]) for values in of_dino.values())
+
+
+def test_save_writes_epochs_and_predictions(root: Root) -> None:
+    root.finish(TRIALS[2], 0.7)
+    root.compute(TRIALS[2], "finetune_cnn", [1.0, 2.0])
+    row = {"arm": "cnn", "split": "test", "image": "i", "group": "i", "label": "glioma", "outputs": [0.5, 1, 0, 0]}
+    predictions = local(root.results.trial(root.digest(TRIALS[2])).predictions)
+    pd.DataFrame([row]).to_parquet(predictions)
+    save(root.study)
+    epochs = load_epochs(root.study)
+    pd.testing.assert_frame_equal(pd.read_parquet(local(root.study.epochs_parquet)), epochs, check_categorical=False)
+    assert pd.read_csv(local(root.study.epochs_table))["seconds"].tolist() == [1.0, 2.0]
+    stored = pd.read_parquet(local(root.study.predictions))
+    assert class_names(stored) == ["glioma", "meningioma", "notumor", "pituitary"]
+    assert (stored["label"].tolist(), stored["predicted"].tolist()) == (["glioma"], ["meningioma"])
+    assert stored[[f"logit_{name}" for name in class_names(stored)]].to_numpy().tolist() == [[0.5, 1.0, 0.0, 0.0]]
+
+
+def test_damaged_predictions_do_not_hide_the_tables(root: Root, caplog: pytest.LogCaptureFixture) -> None:
+    root.finish(TRIALS[2], 0.7)
+    path = local(root.results.trial(root.digest(TRIALS[2])).predictions)
+    path.write_bytes(b"PAR1")
+    assert len(save(root.study)) == 2 * len(TRIALS)
+    assert root.study.parquet.exists() and not root.study.predictions.exists()
+    assert f"{path} is damaged" in caplog.text
+
+
+def test_saving_changes_no_record(root: Root) -> None:
+    root.finish(TRIALS[2], 0.7)
+    root.compute(TRIALS[2], "finetune_cnn", [1.0])
+    folder = local(root.results.root) / "trials"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    save(root.study)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("score", [None, math.nan])
+def test_a_score_that_is_not_a_number(root: Root, score: float | None) -> None:
+    """Null as the trial writes it, or NaN written by other hands: the trial is done, and its number unknown."""
+    root.finish(TRIALS[2], None)
+    path = local(root.results.trial(root.digest(TRIALS[2])).path) / "result.json"
+    result = json.loads(path.read_text())
+    result["arms"]["cnn"]["test"]["macro_f1"] = score
+    path.write_text(json.dumps(result))
+    root.finish(TRIALS[3], 0.5)
+    frame = load(root.study)
+    assert frame["status"].tolist()[4:8] == ["done"] * 4 and frame["macro_f1"].tolist()[6] == 0.5
+    assert pd.isna(frame["macro_f1"].tolist()[4])
+    line = next(line for line in render(root.study).splitlines() if line.startswith("cnn  cass    8"))
+    assert "0.500 (n=1)" in line and "nan" not in render(root.study).lower()
+
+
+def test_one_trial_alone(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.plan(TRIALS[2:3])
+    assert "missing" in render(root.study)
+    root.finish(TRIALS[2], 0.7)
+    text = report(root.study)
+    assert "0.700 (n=1)" in text and "nan" not in text.lower()
+    assert len(load(root.study)) == 2
+
+
+def test_no_seed_is_replicated(tmp_path: Path) -> None:
+    """Every cell has a seed of its own: there is no interval, and no difference is paired."""
+    root = Root(tmp_path)
+    trials = [replace(TRIALS[0], seed=7), replace(TRIALS[2], seed=8), replace(TRIALS[4], seed=9)]
+    root.plan(trials)
+    for trial in trials:
+        root.finish(trial, 0.7)
+    rows = [line for line in render(root.study).splitlines() if line.startswith("cnn  ")]
+    assert len(rows) == 3 and sum("0.700 (n=1)" in row for row in rows) == 3
+    assert not any("+0." in row or "-0." in row for row in rows)
+
+
+def test_results_of_two_versions_are_said_and_kept_apart(root: Root) -> None:
+    for trial in TRIALS:
+        root.finish(trial, 0.5)
+    newer = [replace(trial, seed=trial.seed + 5) for trial in TRIALS]
+    root.plan(newer, results_version=2)
+    for trial in newer:
+        root.finish(trial, 0.9)
+    frame = load(root.study)
+    found = [(row["results_version"], row["macro_f1"]) for row in records(frame)]
+    assert found == [(2, 0.9)] * 12 + [(1, 0.5)] * 12
+    text = render(root.study)
+    assert "Table 1 of 2 (last asked for): results_version 2" in text and "Table 2 of 2: results_version 1" in text
+    first, second = text.split("Table 2 of 2")[:2]
+    assert "0.900 +-0.000" in first and "0.500 +-0.000" not in first and "0.500 +-0.000" in second
+
+
+def test_an_unknown_study_is_answered_with_those_there_are(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["batch_ablatoin", "--results", str(root.results.root)]) == 2
+    assert "No study 'batch_ablatoin'" in (error := capsys.readouterr().err) and "There are: batch_ablation." in error

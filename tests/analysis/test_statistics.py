@@ -68,6 +68,30 @@ def test_p_of_a_paired_difference_is_scipys(n: int) -> None:
     assert p_value(paired_difference(pd.Series(a), pd.Series(b))) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize(("n", "width"), [(2, 12.706204736432095), (3, 4.302652729911275), (4, 3.182446305284263)])
+def test_few_seeds_have_the_quantiles_of_the_printed_tables(n: int, width: float) -> None:
+    """t(0.975, n - 1); the standard error of 0, ..., n - 1 is sqrt((n + 1) / 12)."""
+    assert summarise(range(n)).half_width == pytest.approx(width * math.sqrt((n + 1) / 12), abs=1e-9)
+
+
+def test_groups_of_unequal_size_are_estimated_each_for_itself() -> None:
+    few, many = np.array([0.5, 0.6, 0.8]), np.array([0.5, 0.6, 0.8, 0.7, 0.9])
+    for values in (few, many):
+        low, high = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
+        assert (summarise(values).low, summarise(values).high) == pytest.approx((low, high), abs=1e-9)
+    both = paired_difference(pd.Series(many, index=range(5)), pd.Series(few, index=[4, 2, 9]))
+    expected = stats.ttest_rel([0.9, 0.8], [0.5, 0.6])
+    assert both.n == 2 and p_value(both) == pytest.approx(expected[1], abs=1e-9)
+
+
+def test_a_missing_cell_pairs_nothing() -> None:
+    known = {0: 0.5, 1: 0.6}
+    assert paired_difference(known, {}).n == paired_difference({}, known).n == 0
+    assert paired_difference(known, {5: 0.1}).text() == "-"
+    lacking = paired_difference(known, {0: math.nan, 1: 0.5})
+    assert (lacking.n, lacking.mean) == (1, pytest.approx(0.1, abs=1e-9)) and math.isnan(p_value(lacking))
+
+
 def test_p_without_a_spread_or_without_pairs() -> None:
     assert math.isnan(p_value(summarise([0.3])))
     assert p_value(summarise([0.25, 0.25])) == 0.0

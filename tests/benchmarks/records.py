@@ -25,11 +25,11 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
-from cass_tune.config import Trial, control, with_field
-from cass_tune.identity import Inputs, segments
+from cass_tune.config import Trial, control, to_json, with_field
+from cass_tune.identity import segments
 from cass_tune.results import Record, Results, StageFolder, StudyFolder
 from cass_tune.training.rows import epoch_row
-from tests.analysis.synthetic import RANDOM, SMALL, Root
+from tests.analysis.synthetic import SMALL, Root
 
 MOST_SECONDS, MOST_GB = 20.0, 2.0
 AXES = {
@@ -41,7 +41,6 @@ AXES = {
 SEEDS = range(5)
 EPOCHS = {"own": (125, 0), "shared": (50, 150)}
 """Epochs of each arm's finetuning, and of the pretraining that the records tell of, by layout."""
-INPUTS = Inputs(data="0" * 64, **RANDOM)
 
 
 def trials() -> Iterator[Trial]:
@@ -82,14 +81,14 @@ class Writer:
         return with_field(epochs, "pretrain.epochs", self.pretraining) if self.pretraining else epochs
 
     def _trial(self, trial: Trial) -> None:
-        record = {"trial": {}, "inputs": vars(INPUTS), "results_version": 1}
+        record = {"trial": to_json(trial), "inputs": vars(self.root.inputs), "results_version": 1}
         folder = self.root.results.trial(self.root.digest(trial))
         folder.write_config(record)
         with folder.row_file("20260101T000000.000000-000000") as lines:
             for arm in ("cnn", "vit"):
                 for row in self._rows(f"finetune_{arm}", self.finetuning):
                     lines.append(json.dumps(row))
-        chain = segments(trial, INPUTS) if self.pretraining else ()
+        chain = segments(trial, self.root.inputs) if self.pretraining else ()
         parts = [vars(segment) for segment in chain]
         self.root.segments[trial] = parts
         self.root.finish(
