@@ -9,6 +9,8 @@ from functools import partial
 import pandas as pd
 
 from analysis.cells import f1_table
+from analysis.factors import EXPLANATION as VARIANCE
+from analysis.factors import anova_rows, anova_table
 from analysis.format import has_published, shown_probes, text_rows
 from analysis.groups import Group, file_names, split
 from analysis.marks import marked, places, rule
@@ -25,9 +27,12 @@ from analysis.notes import (
     sign_notes,
     subject,
 )
+from analysis.paired import EXPLANATION as IMAGES
+from analysis.paired import comparison_rows, model_comparison
 from analysis.paper import SCORES, paper_table, pivot, title
 from analysis.per_class import EXPLANATION as CLASSES
 from analysis.per_class import class_rows, class_table, left_out
+from analysis.predictions import load_predictions
 from analysis.published import METRIC, Row, select
 from analysis.rates import rates_table
 from analysis.results import read_plans, study_axes
@@ -96,7 +101,9 @@ def study_sheets(study: StudyFolder, frame: pd.DataFrame, published: Mapping[str
         *_paper(facts, marks),
         *_methods(facts),
         *_robustness(facts),
+        *_variance(facts),
         *_classes(facts),
+        *_images(facts),
         *_times(facts),
     ]
 
@@ -163,6 +170,33 @@ def _robustness(facts: _Facts) -> Iterator[Sheet]:
                 rows=robustness_rows(table),
                 notes=[ROBUSTNESS],
                 trials=table["trial_ids"].tolist(),
+            )
+
+
+def _variance(facts: _Facts) -> Iterator[Sheet]:
+    for index, group in enumerate(facts.groups):
+        table = anova_table(group.frame, facts.axes)
+        if len(table):
+            yield facts.sheet("variance", index)(
+                title="What the factors and the seeds explain of macro-F1",
+                numbers=table,
+                rows=anova_rows(table),
+                notes=[VARIANCE],
+            )
+
+
+def _images(facts: _Facts) -> Iterator[Sheet]:
+    predictions = load_predictions(facts.study)
+    for index, group in enumerate(facts.groups):
+        table = model_comparison(predictions, group.frame, facts.axes)
+        if len(table):
+            yield facts.sheet("images", index)(
+                title="What the test images say of every network",
+                numbers=table.assign(trial_ids=table["trial_id"]),
+                rows=comparison_rows(table, facts.axes),
+                notes=[IMAGES],
+                trials=table["trial_id"].tolist(),
+                is_detail=True,
             )
 
 
