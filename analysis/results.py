@@ -160,7 +160,12 @@ def _settings(config: Record) -> Record:
     """
     sections: Record = {name: kind(**config.get(name, {})) for name, kind in SECTIONS.items()}
     trial = Trial(**sections, seed=config["seed"])
-    return {column(path): get_field(trial, path) if matters(trial, path) else None for path in FIELDS}
+    return {column(path): _plain(get_field(trial, path)) if matters(trial, path) else None for path in FIELDS}
+
+
+def _plain(value: object) -> object:
+    """Return a value as a table has it: of several one text, or nothing."""
+    return "; ".join(map(str, value)) or None if isinstance(value, tuple) else value
 
 
 def _became(folder: TrialFolder) -> Record:
