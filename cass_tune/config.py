@@ -422,10 +422,13 @@ class Finetune(Section):
 
     def _problems_after(self, epoch: int) -> Sequence[str]:
         try:
-            self.in_force(epoch)
+            values = self.in_force(epoch)
         except UsageError as error:
             return error.problems
-        return ()
+        if bool(values.weight_decay) == bool(self.weight_decay):
+            return ()
+        name, got = flag(type(self), "weight_decay"), f"{values.weight_decay}, and {self.weight_decay} at the start"
+        return [f"{name} must stay 0 or stay above 0, because it parts the optimiser's parameters, but got {got}."]
 
 
 def _training_rules(section: Pretrain | Finetune) -> list[str]:

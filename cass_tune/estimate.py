@@ -477,10 +477,13 @@ class Estimator:
 
         Args:
             item: the trial.
-            is_anew: whether it does not go on from what is saved of it.
+            is_anew: whether it does not go on from what is saved of it; in a population, it goes on from the generation
+            before all the same.
         """
         saved = [] if is_anew else self._results.trial(str(item.digest)).saved()
-        return _finetuning_left(item.trial.finetune.epochs, max(saved, key=lambda done: sum(done.values()), default={}))
+        done = max(saved, key=lambda done: sum(done.values()), default={})
+        left = _finetuning_left(item.trial.finetune.epochs, done)
+        return {phase: min(epochs, item.generation_epochs or epochs) for phase, epochs in left.items()}
 
     def times(self, missing: Sequence[Wanted], own: Mapping[str, int]) -> tuple[Time, ...]:
         """Return how long trials will keep a device at work: see `Estimate.times`.

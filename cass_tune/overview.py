@@ -280,4 +280,6 @@ def work(item: Wanted, sizes: Sizes, own_epochs: int) -> Work:
         shared["pretrain"] = trial.pretrain.epochs - own_epochs
     for arm in ARMS:
         phases[f"finetune_{arm}"] = (sizes.labelled + sizes.validation / 3, trial.finetune.epochs)
+        if item.generation_epochs:
+            shared[f"finetune_{arm}"] = trial.finetune.epochs - item.generation_epochs
     return Work(name=item.name, phases=phases, shared=shared)

@@ -34,6 +34,7 @@ class Wanted:
         passes: what shorter trials of other studies would go on from and lies on its way: their identity and segment.
         pruning: when to stop it early, in a search.
         is_tested: whether the test images are looked at, or it ends untested, in a search.
+        generation_epochs: see `cass_tune.attempt.RunOptions`.
     """
 
     trial: Trial
@@ -44,6 +45,7 @@ class Wanted:
     passes: tuple[tuple[str, Segment], ...] = ()
     pruning: Pruning | None = None
     is_tested: bool = True
+    generation_epochs: int = 0
 
     def ends(self) -> Iterator[tuple[str, Segment]]:
         """Yield every segment whose end must be stored, with the identity of the trial that goes on from it."""

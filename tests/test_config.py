@@ -371,6 +371,10 @@ def _changed(*epochs: Any, **values: Any) -> Finetune:
             lambda: _changed(1, 4, learning_rate=-1.0),
             ["after epoch 4: --finetune.learning-rate must be a finite number above 0, but got -1.0"],
         ),
+        (
+            lambda: Finetune(optimiser="adamw", weight_decay=0.1, changes=(Change(epoch=1, learning_rate=1e-4),)),
+            ["after epoch 1: --finetune.weight-decay must stay 0 or stay above 0", "got 0.0, and 0.1 at the start"],
+        ),
         (lambda: _changed(1, weight_decay=0.1), ["after epoch 1: --finetune.weight-decay must be 0 with --finetune."]),
         (lambda: _changed(1, clip_norm=math.nan), ["after epoch 1: --finetune.clip-norm must be a finite number"]),
     ],
@@ -463,7 +467,9 @@ def _section(kind: type[Section]) -> st.SearchStrategy[Any]:
 
 def _compatible(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a section, changed where two of them may not stand together."""
-    changed: dict[str, Any] = {"schedule": "cosine", "patience": 0} if values.get("changes") else {}
+    changed: dict[str, Any] = (
+        {"schedule": "cosine", "patience": 0, "weight_decay": 0.0} if values.get("changes") else {}
+    )
     values = {**values, **changed}
     if values.get("schedule") == "cosine":
         changed["warmup_epochs"] = 0
