@@ -208,6 +208,7 @@ class Room:
         stages: their bytes.
         weights: bytes of the finetuned networks.
         checkpoints: bytes of one running trial's checkpoints.
+        finetunings: bytes of the ends of finetunings that are kept at once, of a population.
         free: bytes, or None: not known, of an object store.
     """
 
@@ -217,11 +218,13 @@ class Room:
     weights: int
     checkpoints: int
     free: int | None
+    finetunings: int = 0
 
     @property
     def is_enough(self) -> bool:
         """Whether all fits, with one trial running, as far as that is known."""
-        return self.free is None or self.stages + self.weights + self.checkpoints <= self.free
+        needed = self.stages + self.weights + self.checkpoints + self.finetunings
+        return self.free is None or needed <= self.free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -549,6 +552,7 @@ class Estimator:
             weights=WEIGHT_BYTES * sum(parameters) if keeps else 0,
             checkpoints=CHECKPOINTS * max(of_end),
             free=free_bytes(self._results.root),
+            finetunings=_kept_finetunings(missing) * (STATE_BYTES + WEIGHT_BYTES) * max(parameters),
         )
 
     def _state_bytes(self, trial: Trial, parameters: int | None, stored: Sequence[Wanted]) -> int | None:
@@ -579,6 +583,12 @@ class Estimator:
                 size = self._results.stage(segment.stage).end_bytes(segment.end)
                 if size:
                     yield size
+
+
+def _kept_finetunings(items: Iterable[Wanted]) -> int:
+    """Return how many trials keep the ends of their finetunings, with the best weights, at once: two generations."""
+    generations = Counter(item.trial.finetune.epochs for item in items if item.generation_epochs)
+    return sum(count for _, count in generations.most_common(2))
 
 
 def _networks(trial: Trial) -> tuple[object, ...]:

@@ -239,6 +239,7 @@ def room_lines(room: Room | None) -> list[str]:
     parts = [
         f"{gigabytes(room.stages)} for {_count(room.ends, 'end')} of pretrainings{passed}" if room.ends else "",
         f"{gigabytes(room.weights)} for finetuned networks" if room.weights else "",
+        f"{gigabytes(room.finetunings)} for the ends of two generations" if room.finetunings else "",
         f"{gigabytes(room.checkpoints)} of checkpoints per running trial",
     ]
     free = "an object store" if room.free is None else f"{gigabytes(room.free)} free"

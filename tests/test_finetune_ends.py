@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from cass_tune.config import ARMS, Change, Trial
 from cass_tune.errors import Interrupted
 from cass_tune.finetune_ends import shorter_by
 from cass_tune.notices import Stop
-from cass_tune.results import Results
+from cass_tune.results import Results, TrialFolder
 from cass_tune.trial import RunOptions, run_trial
 from tests import runs, tiny
 from tests.small import local
 
-EPOCHS = 2
-FIRST = Change(epoch=2, learning_rate=1e-4, vit_learning_rate=5e-5, weight_decay=0.2, clip_norm=1.0)
-SECOND = Change(epoch=4, learning_rate=2e-3, weight_decay=0.01)
+EPOCHS = 1
+FIRST = Change(epoch=1, learning_rate=1e-4, vit_learning_rate=5e-5, weight_decay=0.2, clip_norm=1.0)
+SECOND = Change(epoch=2, learning_rate=2e-3, weight_decay=0.01)
 
 
 def trial(generation: int, changes: Sequence[Change] = (FIRST, SECOND)) -> Trial:
@@ -45,11 +46,28 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
     return runs.run(trial(2), tmp_path_factory.mktemp("alone"))
 
 
-def test_generation_by_generation_equals_alone(alone: runs.Run, tmp_path: Path) -> None:
-    for generation in range(3):
-        found = run(generation, tmp_path)
-        assert computed(found) == len(ARMS) * EPOCHS
-        assert found.numbers()["rows"][-1]["epochs"] == EPOCHS * (generation + 1)
+@pytest.fixture(scope="module")
+def _two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("two") / "results"
+    for generation in range(2):
+        assert computed(run(generation, root)) == len(ARMS) * EPOCHS
+    return root
+
+
+@pytest.fixture
+def two(_two: Path, tmp_path: Path) -> Path:
+    """A results root with two generations."""
+    return Path(shutil.copytree(_two, tmp_path / "results"))
+
+
+def before(root: Path) -> TrialFolder:
+    """Return the folder of the second generation's trial."""
+    return runs.Run(trial=trial(1), root=root, rows=[]).folder
+
+
+def test_generation_by_generation_equals_alone(alone: runs.Run, two: Path) -> None:
+    found = run(2, two)
+    assert computed(found) == len(ARMS) * EPOCHS
     assert found.numbers() == alone.numbers()
     seconds = {arm: sum(r["seconds"] for r in found.folder.rows() if r["phase"] == f"finetune_{arm}") for arm in ARMS}
     assert {arm: found.result["seconds"][arm] for arm in ARMS} == pytest.approx(seconds)
@@ -75,26 +93,23 @@ def _torn(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [_gone, _changed, _torn])
-def test_a_damaged_end_is_no_error(alone: runs.Run, tmp_path: Path, damage: Any) -> None:
-    run(0, tmp_path)
-    before = run(1, tmp_path)
-    damage(local(before.folder.end("vit")))
-    found = run(2, tmp_path)
+def test_a_damaged_end_is_no_error(alone: runs.Run, two: Path, damage: Any) -> None:
+    damage(local(before(two).end("vit")))
+    found = run(2, two)
     assert found.numbers() == alone.numbers()
     assert computed(found) == EPOCHS + 3 * EPOCHS, "the CNN goes on, the ViT starts anew"
 
 
-def test_ends_are_kept_and_looked_for_in_a_population_alone(alone: runs.Run, tmp_path: Path) -> None:
+def test_ends_are_kept_and_looked_for_in_a_population_alone(alone: runs.Run, two: Path) -> None:
+    folder = before(two)
     assert not (local(alone.folder.path) / "ends").exists()
-    before = run(1, tmp_path)
-    assert all(Checkpoints(before.folder.end(arm)).names() for arm in ARMS)
-    assert computed(runs.run(trial(2), tmp_path)) == 3 * EPOCHS * len(ARMS)
-    before.folder.remove_ends()
-    assert not (local(before.folder.path) / "ends").exists()
+    assert all(Checkpoints(folder.end(arm)).names() for arm in ARMS)
+    assert computed(runs.run(trial(2), two)) == 3 * EPOCHS * len(ARMS)
+    folder.remove_ends()
+    assert not (local(folder.path) / "ends").exists()
 
 
-def test_interrupted_after_every_step_it_ends_the_same(alone: runs.Run, tmp_path: Path) -> None:
-    """Also between the last epoch and the storing of its end."""
+def test_interrupted_after_every_epoch_it_ends_the_same(alone: runs.Run, tmp_path: Path) -> None:
     for generation in range(3):
         rows = _in_pieces(trial(generation), tmp_path)
     found = runs.Run(trial=trial(2), root=tmp_path, rows=rows)
