@@ -67,7 +67,7 @@ def search_table(folder: StudyFolder, plan: Record) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     if table.empty:
         return table
-    table[["repeats", "parent"]] = table[["repeats", "parent"]].astype("Int64")
+    table = table.astype({"repeats": "Int64", "parent": "Int64"})
     floats = [*objectives, *(f"test_macro_f1_{arm}" for arm in ARMS)]
     table[floats] = table[floats].astype("float64")
     complete = {row["number"]: [row[name] for name in objectives] for row in rows if row["state"] == "complete"}

@@ -61,7 +61,7 @@ def run(*arguments: str, search: Search = TOY, results: Path | None = None) -> i
     place = ["--results", str(results)] if results else []
     own = {option: value for option, value in DEFAULTS.items() if option not in arguments}
     if search is POPULATION:
-        del own["--finetune.epochs"]
+        own.pop("--finetune.epochs", None)
     return search.main(report, [*(word for pair in own.items() for word in pair), *place, *arguments])
 
 

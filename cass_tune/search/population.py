@@ -55,7 +55,9 @@ def continued(
     kept = Draw(trial=longer(before, design), fields=record["fields"], asked=asked)
     changed = sorted(name for name, value in asked["params"].items() if found and found.asked["params"][name] != value)
     lineage = {"generation": number // design.settings.parallel, "parent": parent, "changed": changed}
-    return replace(found or kept, lineage=lineage)
+    made = found or kept
+    in_order = {part: dict(sorted(values.items())) for part, values in made.asked.items()}  # read back or not
+    return replace(made, asked=in_order, lineage=lineage)
 
 
 def first(draw: Draw, number: int, design: Design) -> Draw:

@@ -95,8 +95,8 @@ class SearchSettings(Settings):
             problems.append(f"--interval-epochs must be at least 1, but got {self.interval_epochs}.")
         if self.parallel == 1:
             problems.append(
-                "--parallel, the size of the population of --algorithm pbt, must be at least 2, but got 1: a trial alone "
-                "has no other to go on from. Give 8, for example."
+                "--parallel, the size of the population of --algorithm pbt, must be at least 2, but got 1: a trial "
+                "alone has no other to go on from. Give 8, for example."
             )
         if self.parallel > 0 and self.trials % self.parallel:
             problems.append(
