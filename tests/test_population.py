@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from analysis.frames import records
 from analysis.search import search_table
 from analysis.search_report import render
+from analysis.spending import spending_table
 from cass_tune.config import ARMS, Trial, from_json, to_json, with_field
 from cass_tune.errors import UsageError
 from cass_tune.finetune_ends import shorter_by
@@ -111,12 +113,12 @@ def record_of(draw: Draw, number: int) -> Record:
     return {"number": number, **draw.asked, **fields, "trial": trial}
 
 
-def generation(seed: int = 0, **options: Any) -> tuple[Design, list[Record], dict[int, Record], list[Draw]]:
-    """Return a search, its first generation, what became of it, and the second."""
-    of = design(search_seed=seed, **options)
+def generation(seed: int = 0, members: int = SIZE) -> tuple[Design, list[Record], dict[int, Record], list[Draw]]:
+    """Return a search, its first generation, what became of it, and some members of the second, the worst first."""
+    of = design(search_seed=seed)
     before = [record_of(draw, n) for n, draw in enumerate(random_draws(of, SIZE))]
     became = outcomes(*(n / SIZE for n in range(SIZE)))
-    after = [continued(of, n, before, became) for n in range(SIZE, 2 * SIZE)]
+    after = [continued(of, n, before, became) for n in range(SIZE, SIZE + members)]
     assert None not in after
     return of, before, became, [draw for draw in after if draw]
 
@@ -149,8 +151,8 @@ def from_recorded(record: Record) -> Record:
 def test_a_number_is_multiplied_or_drawn_anew_within_its_bounds() -> None:
     factors: list[float] = []
     for seed in range(60):
-        _, before, _, after = generation(seed)
-        for draw in after[:2]:
+        _, before, _, after = generation(seed, members=2)
+        for draw in after:
             assert draw.lineage
             params, old = draw.asked["params"], before[draw.lineage["parent"]]["params"]
             assert 1e-6 <= params["rate"] <= 1e-2 and 0.01 <= params["decay"] <= 0.3 and 0.5 <= params["clip"] <= 5
@@ -355,8 +357,8 @@ def test_more_trials_are_more_generations(undisturbed: Driver, tmp_path: Path) -
 
 
 def test_the_interval_is_part_of_the_search() -> None:
-    records = [design(interval_epochs=epochs).record("0") for epochs in (1, 2)]
-    assert records[0] != records[1]
+    one, other = (design(interval_epochs=epochs).record("0") for epochs in (1, 2))
+    assert one != other
     tpe = Design(name="x", space=space, base=BASE, settings=SearchSettings())
     assert "generation_epochs" not in tpe.record("0"), "searches that are not populations keep their identity"
     assert Goal(metric="macro_f1", arms=ARMS) == design().goal
@@ -409,6 +411,20 @@ def test_the_table_shows_the_parents(finished: Path) -> None:
     text = render(folder)
     assert "#   of" in text and "of: the trial that it went on from" in text
     assert "winner (*)" in text and ("after epoch" in text or "--finetune.epochs" in text)
+
+
+def test_what_was_reused_is_not_spent(finished: Path) -> None:
+    folder = toy_search.folder(finished)
+    (account,) = records(spending_table(folder))
+    own = {record["trial"]["digest"] for record in toy_search.records(finished).suggestions()}
+    tuned = [row for digest in own for row in Results(finished).trial(digest).rows()]
+    reused = sum(row["seconds"] for row in tuned if row["reused"])
+    (stage,) = (json.loads(path.read_text())["digest"] for path in finished.glob("stages/*/config.json"))
+    pretraining = sum(row["seconds"] for row in Results(finished).stage(stage).rows())
+    assert reused > 0
+    assert account["spent_seconds"] == pytest.approx(pretraining + sum(row["seconds"] for row in tuned) - reused)
+    alone = len(own) * pretraining + sum(row["seconds"] for row in tuned)
+    assert account["alone_seconds"] == pytest.approx(alone)
 
 
 def test_dry_run_status_and_budget(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
