@@ -9,7 +9,7 @@ from typing import get_type_hints
 import pandas as pd
 
 from analysis.frames import once, where
-from cass_tune.config import ARMS, PROBES, SECTIONS, Trial, get_field
+from cass_tune.config import ARMS, PROBES, SECTIONS, Trial, get_field, plain
 from cass_tune.errors import UsageError
 from cass_tune.identity import matters
 from cass_tune.results import Record, Results, StudyFolder, TrialFolder
@@ -160,12 +160,7 @@ def _settings(config: Record) -> Record:
     """
     sections: Record = {name: kind(**config.get(name, {})) for name, kind in SECTIONS.items()}
     trial = Trial(**sections, seed=config["seed"])
-    return {column(path): _plain(get_field(trial, path)) if matters(trial, path) else None for path in FIELDS}
-
-
-def _plain(value: object) -> object:
-    """Return a value as a table has it: of several one text, or nothing."""
-    return "; ".join(map(str, value)) or None if isinstance(value, tuple) else value
+    return {column(path): plain(get_field(trial, path)) if matters(trial, path) else None for path in FIELDS}
 
 
 def _became(folder: TrialFolder) -> Record:

@@ -505,6 +505,11 @@ def get_field(trial: Trial, path: str) -> Any:
     return getattr(getattr(trial, section) if section else trial, name)
 
 
+def plain(value: Any) -> Any:
+    """Return a field's value as a table or a name has it: several changes as one text."""
+    return "; ".join(map(str, value)) or "none" if isinstance(value, tuple) else value
+
+
 def with_field(trial: Trial, path: str, value: Any) -> Trial:
     """Return a copy of the trial with another value at ``"section.field"`` (or ``"seed"``)."""
     section, _, name = path.rpartition(".")

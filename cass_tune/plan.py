@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cass_tune.config import ARMS, Trial, control, get_field, to_json, with_field
+from cass_tune.config import ARMS, Trial, control, get_field, plain, to_json, with_field
 from cass_tune.data.listing import Listing
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, Segment, matters, segments, trial_digest
@@ -160,7 +160,7 @@ def _comparable(value: Any) -> float | str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(plain(value))
 
 
 def names(trials: Sequence[Trial]) -> list[str]:

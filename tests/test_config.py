@@ -26,6 +26,7 @@ from cass_tune.config import (
     flag,
     from_json,
     get_field,
+    plain,
     to_json,
     with_field,
 )
@@ -333,6 +334,7 @@ def test_values_of_a_finetuning_change_from_an_epoch_on() -> None:
     assert rates == [(1e-3, 1e-6), (1e-4, None), (1e-4, None), (1.0, 1e-5), (1.0, 1e-5)]
     assert finetune.in_force(5).clip_norm == 1.0 and type(CHANGES[1].learning_rate) is float
     assert [len(finetune.shorter(epochs).changes) for epochs in (1, 2, 3, 5, 6)] == [0, 0, 1, 1, 2]
+    assert plain(()) == "none" and plain(CHANGES[:1]) == str(CHANGES[0])
     assert str(CHANGES[0]) == "after epoch 2: learning_rate=0.0001 weight_decay=0 clip_norm=0"
 
 

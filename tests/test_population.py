@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from analysis import tables
 from analysis.frames import records
+from analysis.results import load
 from analysis.search import search_table
 from analysis.search_report import render
 from analysis.spending import spending_table
-from cass_tune.config import ARMS, Trial, from_json, to_json, with_field
+from cass_tune.config import ARMS, Change, Trial, from_json, to_json, with_field
 from cass_tune.errors import UsageError
 from cass_tune.finetune_ends import shorter_by
 from cass_tune.pruning import Goal
@@ -30,6 +32,7 @@ from cass_tune.search import Search, SearchSettings
 from cass_tune.search.design import Design, Draw
 from cass_tune.search.population import FACTORS, PATHS, check, continued, first, selected
 from cass_tune.search.sampling import random_draws
+from cass_tune.study import Study
 from tests import simulated, toy_search
 
 if TYPE_CHECKING:
@@ -461,6 +464,21 @@ def test_killed_and_resumed_in_ray_it_ends_with_the_same_trials(finished: Path, 
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert toy_search.history(tmp_path / "results") == toy_search.history(finished)
+
+
+def test_a_study_trains_with_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = (Change(epoch=1, learning_rate=1e-3),)
+    study = Study(name="changes", title="Changes", axes={"finetune.changes": ((), changes)})
+    options = ("--finetune.epochs", "2", "--local", "--seeds", "0")
+    assert toy_search.run_study(study, *options, results=tmp_path) == 0
+    out = capsys.readouterr().out
+    assert f"changes={changes[0]} seed=0" in out and "changes=none seed=0" in out
+    (folder,) = Results(tmp_path).studies()
+    frame = load(folder)
+    assert set(frame["finetune_changes"]) == {"none", str(changes[0])} and set(frame["status"]) == {"done"}
+    assert tables.report(folder, {}) and len(folder.plans()) == 1
+    assert toy_search.run_study(study, *options, results=tmp_path) == 0
+    assert len(folder.plans()) == 1, "the same plan, read back"
 
 
 def _other(trial: optuna.Trial) -> Mapping[str, Any]:
