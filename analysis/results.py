@@ -24,7 +24,7 @@ from analysis.frames import once, where
 from analysis.plans import read_plans, study_axes, trial_of, wanted_trials
 from analysis.predictions import load_predictions
 from analysis.sources import Opened, Source, described, open_source, read_all
-from cass_tune.config import ARMS, PROBES, get_field
+from cass_tune.config import ARMS, PROBES, get_field, plain
 from cass_tune.errors import Damaged
 from cass_tune.identity import matters
 from cass_tune.results import Record, StudyFolder, TrialFolder
@@ -132,7 +132,7 @@ def _settings(config: Record) -> Record:
 @functools.lru_cache(maxsize=10_000)
 def _settings_of(config: str) -> Record:
     trial = trial_of(json.loads(config))  # once for all seeds
-    return {column(path): get_field(trial, path) if matters(trial, path) else None for path in FIELDS}
+    return {column(path): plain(get_field(trial, path)) if matters(trial, path) else None for path in FIELDS}
 
 
 def _became(folder: TrialFolder | None, result: Record) -> Record:

@@ -33,8 +33,9 @@ def search_table(folder: StudyFolder, plan: Record) -> pd.DataFrame:
     Returns:
         number, trial_id, digest, state (complete, pruned, failed, open), why, the objectives (of a pruned trial its
         last value), finetune_epochs (that were compared), repeats (the number of an earlier suggestion of the same
-        trial), best (whether it is the winner), front (whether no other is better in every objective), of tested trials
-        test_macro_f1 by arm, and the parameters as ``param_<name>``.
+        trial), parent (in a population: the number of the suggestion that it went on from), best (whether it is the
+        winner), front (whether no other is better in every objective), of tested trials test_macro_f1 by arm, and the
+        parameters as ``param_<name>``.
     """
     search = folder.search(plan["search"]["id"])
     suggestions, outcomes = search.suggestions()[: plan["search"]["trials"]], search.outcomes()
@@ -57,6 +58,7 @@ def search_table(folder: StudyFolder, plan: Record) -> pd.DataFrame:
                 **{name: values[n] if n < len(values) else None for n, name in enumerate(objectives)},
                 "finetune_epochs": max(map(int, curve), default=0),
                 "repeats": seen.get(digest),
+                "parent": record.get("population", {}).get("parent"),
                 **{f"test_macro_f1_{arm}": _test(result, arm) for arm in ARMS},
                 **{f"{PARAMETER}{name}": record["params"].get(name) for name in names},
             }
@@ -65,7 +67,7 @@ def search_table(folder: StudyFolder, plan: Record) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     if table.empty:
         return table
-    table["repeats"] = table["repeats"].astype("Int64")
+    table = table.astype({"repeats": "Int64", "parent": "Int64"})
     floats = [*objectives, *(f"test_macro_f1_{arm}" for arm in ARMS)]
     table[floats] = table[floats].astype("float64")
     complete = {row["number"]: [row[name] for name in objectives] for row in rows if row["state"] == "complete"}

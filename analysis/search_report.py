@@ -14,7 +14,7 @@ from analysis.results import read_plans, study_axes
 from analysis.search import PARAMETER, importance, search_table
 from analysis.sheet import Sheet
 from analysis.time_sheets import account
-from cass_tune.config import ARMS
+from cass_tune.config import ARMS, Finetune
 from cass_tune.results import Record, StudyFolder
 
 SHOWN = 15
@@ -27,6 +27,9 @@ EXPLANATION = (
     " the outputs of its pretraining became constant. Only the winner is tested, because the best of many looks too"
     " good on the images by which it was chosen; another test stems from another study, or from the same search when it"
     " had fewer trials."
+)
+POPULATION = (
+    "of: the trial that it went on from, with the same parameters or changed ones; the epochs before are the same."
 )
 IMPORTANCE = (
     "importance: share of the variance of the complete trials' values that a parameter explains alone (fANOVA); few or"
@@ -62,7 +65,7 @@ def _sheets(study: StudyFolder, plan: Record, frame: pd.DataFrame) -> list[Sheet
             title="Trials of the search",
             numbers=table,
             rows=_rows(table, plan, _parameters(table)),
-            notes=[EXPLANATION],
+            notes=[EXPLANATION, *([POPULATION] if _has_parents(table) else [])],
             trials=[row["trial_id"] for row in _ranked(table, plan)],
             is_empty=table.empty,
         ),
@@ -97,7 +100,7 @@ def _render(study: StudyFolder, plan: Record, frame: pd.DataFrame, found: list[S
     blocks = [
         [*heading(plan, frame, study_axes([plan])), wrap(first)],
         _shown(table, plan),
-        [wrap(EXPLANATION)],
+        [wrap(EXPLANATION), *([wrap(POPULATION)] if _has_parents(table) else [])],
         _winner(study, plan, table),
         ["importance: too few complete trials" if shares.is_empty else shares.text()],
         [] if spending.is_empty else [spending.text()],
@@ -133,11 +136,13 @@ def _rows(table: pd.DataFrame, plan: Record, parameters: list[str]) -> list[list
     """Return trials as text, see `_ranked`, with some of their parameters."""
     objectives = plan["search"]["objectives"]
     names = [name.removeprefix(PARAMETER) for name in parameters]
-    header = ["#", "trial", "state", *objectives, "ft epochs", *(f"test {arm}" for arm in ARMS), *names]
-    has_front = len(objectives) > 1
+    has_front, has_parents = len(objectives) > 1, _has_parents(table)
+    stem = ["of"] if has_parents else []
+    header = ["#", *stem, "trial", "state", *objectives, "ft epochs", *(f"test {arm}" for arm in ARMS), *names]
     rows = [
         [
             f"{row['number']}{'*' if row['best'] else ''}{'+' if has_front and row['front'] else ''}",
+            *(["-" if row["parent"] is None else str(row["parent"])] if has_parents else []),
             row["trial_id"],
             _state(row),
             *(_number(row[name]) for name in objectives),
@@ -148,6 +153,10 @@ def _rows(table: pd.DataFrame, plan: Record, parameters: list[str]) -> list[list
         for row in _ranked(table, plan)
     ]
     return [header, *rows]
+
+
+def _has_parents(table: pd.DataFrame) -> bool:
+    return bool(table["parent"].notna().any())
 
 
 def _state(row: Values) -> str:
@@ -180,15 +189,23 @@ def _winner(study: StudyFolder, plan: Record, table: pd.DataFrame) -> list[str]:
         return ["no winner: no trial is complete"]
     (row,) = best
     record = study.search(plan["search"]["id"]).suggestions()[row["number"]]
-    fields = " ".join(
-        f"--{path.replace('_', '-')} {value}" for path, value in record["fields"].items() if value is not None
-    )
     tested = ", ".join(f"{arm} {_number(row[f'test_macro_f1_{arm}'])}" for arm in ARMS)
     objective = plan["search"]["objectives"][0]
     return [
         f"winner (*): #{row['number']}, validation {objective} {_number(row[objective])}, test macro-F1 {tested}",
-        wrap(f"to run it in a study, with several seeds: {fields}"),
+        wrap(_how_to_run(record)),
     ]
+
+
+def _how_to_run(record: Record) -> str:
+    """Return how a study makes the trial of a suggestion; options cannot change values on its way."""
+    finetune = Finetune(**record["trial"]["config"]["finetune"])
+    if finetune.changes:
+        changes = "; ".join(map(str, finetune.changes))
+        return f"its finetuning of {finetune.epochs} epochs (finetune.changes of its config.json): {changes}"
+    fields = {**record["fields"], **({"finetune.epochs": finetune.epochs} if "population" in record else {})}
+    options = " ".join(f"--{path.replace('_', '-')} {value}" for path, value in fields.items() if value is not None)
+    return f"to run it in a study, with several seeds: {options}"
 
 
 def _shares(shares: pd.DataFrame) -> list[list[str]]:

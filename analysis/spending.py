@@ -111,7 +111,8 @@ def computed(folder: Folder) -> Computed:
         rows[text] = row
     found: Computed = {}
     for row in rows.values():
-        found.setdefault((row["phase"], row["epoch"]), []).append(row["seconds"])
+        seconds = 0.0 if row.get("reused") is True else row["seconds"]  # those of a shorter trial, which has them, too
+        found.setdefault((row["phase"], row["epoch"]), []).append(seconds)
     return found
 
 

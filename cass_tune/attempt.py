@@ -56,6 +56,8 @@ class RunOptions:
         stop_file: the trial saves its state and leaves when there is such a file.
         test: whether the finetuned arms are tested; without it the trial ends untested, and a later attempt that is to
             test it goes on from there.
+        generation_epochs: in the generations of a population, epochs of finetuning of each: the trial goes on from the
+            end of the same one with so many fewer, if that is kept, and its own end is kept; otherwise 0.
     """
 
     device: str = "cpu"
@@ -73,6 +75,7 @@ class RunOptions:
     probe_every: int = 0
     stop_file: str | None = None
     test: bool = True
+    generation_epochs: int = 0
 
 
 class Training(Protocol):

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, get_type_hints
 
 from cass_tune.errors import UsageError, did_you_mean
@@ -314,6 +315,34 @@ class Dino(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Change(Section):
+    """Values of the finetuning from some epoch on, each with the rules of the field of this name in `Finetune`."""
+
+    epoch: int
+    """Finished epochs from which on they are in force, at least 1."""
+    learning_rate: float
+    """Highest learning rate, of both arms unless `vit_learning_rate` is given."""
+    vit_learning_rate: float | None = None
+    """Highest learning rate of the ViT, instead of `learning_rate`."""
+    weight_decay: float = 0.0
+    """Weight decay of `adamw`."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient; 0: any."""
+
+    def values(self) -> dict[str, Any]:
+        """Return the fields of the finetuning that it sets."""
+        return {name: getattr(self, name) for name in CHANGEABLE}
+
+    def __str__(self) -> str:
+        known = (f"{name}={value:g}" for name, value in self.values().items() if value is not None)
+        return f"after epoch {self.epoch}: {' '.join(known)}"
+
+
+CHANGEABLE = tuple(item.name for item in dataclasses.fields(Change) if item.name != "epoch")
+"""Fields of the finetuning that may change while it runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finetune(Section):
     """Supervised finetuning of each arm with the labelled images."""
 
@@ -348,10 +377,33 @@ class Finetune(Section):
     """Validation metric that picks the best epoch, whose weights are tested."""
     patience: int = _later(0)
     """Epochs without a better `select_by` metric after which the finetuning of an arm stops; 0: it never does."""
+    changes: tuple[Change, ...] = field(default=(), metadata={"neutral": (), "option": False})
+    """What changes while it runs, in order: population based training makes it, no option does."""
+
+    def _coerce(self) -> None:
+        """Make changes of what JSON has in their place, too."""
+        super()._coerce()
+        found = (item if isinstance(item, Change) else Change(**item) for item in self.changes)
+        object.__setattr__(self, "changes", tuple(found))
+
+    @property
+    def passes_shorter(self) -> bool:
+        """Whether it passes through the states of the same finetuning with fewer epochs."""
+        return self.schedule == "cosine" and not self.patience
+
+    def in_force(self, epoch: int) -> Finetune:
+        """Return the finetuning with the values that are in force after so many finished epochs, and no changes."""
+        begun = [change for change in self.changes if change.epoch <= epoch]
+        return dataclasses.replace(self, changes=(), **(begun[-1].values() if begun else {}))
+
+    def shorter(self, epochs: int) -> Finetune:
+        """Return the same finetuning with fewer epochs, and those changes that begin before its end."""
+        begun = tuple(change for change in self.changes if change.epoch < epochs)
+        return dataclasses.replace(self, epochs=epochs, changes=begun)
 
     def rules(self) -> list[str]:
         """Return one text per rule, empty where it holds."""
-        return [
+        problems = [
             self._one_of("schedule", ("cosine", "cosine_to_end")),
             *_training_rules(self),
             self._not_negative("focal_gamma"),
@@ -359,6 +411,30 @@ class Finetune(Section):
             self._one_of("select_by", ("micro_f1_at_half", "macro_f1")),
             self._at_least("patience", 0),
         ]
+        return problems if any(problems) else self._change_rules()
+
+    def _change_rules(self) -> list[str]:
+        label, of, patience = (flag(type(self), name) for name in ("changes", "epochs", "patience"))
+        if not self.passes_shorter and self.changes:
+            schedule = flag(type(self), "schedule")
+            needs = f"{schedule} cosine, which does not depend on the number of epochs, and {patience} 0"
+            return [f"{label} needs {needs}, but got {self.schedule} and {self.patience}."]
+        epochs = [change.epoch for change in self.changes]
+        is_whole = all(type(epoch) is int for epoch in epochs)
+        if not is_whole or any(later <= before for before, later in pairwise([0, *epochs, self.epochs])):
+            what = f"whole numbers of epochs, each above the one before, from 1 to less than {of} {self.epochs}"
+            return [f"{label} must begin after {what}, but got {', '.join(map(str, epochs))}."]
+        return [f"{label} after epoch {epoch}: {text}" for epoch in epochs for text in self._problems_after(epoch)]
+
+    def _problems_after(self, epoch: int) -> Sequence[str]:
+        try:
+            values = self.in_force(epoch)
+        except UsageError as error:
+            return error.problems
+        if bool(values.weight_decay) == bool(self.weight_decay):
+            return ()
+        name, got = flag(type(self), "weight_decay"), f"{values.weight_decay}, and {self.weight_decay} at the start"
+        return [f"{name} must stay 0 or stay above 0, because it parts the optimiser's parameters, but got {got}."]
 
 
 def _training_rules(section: Pretrain | Finetune) -> list[str]:
@@ -424,10 +500,20 @@ SECTIONS: dict[str, type[Section]] = {"data": Data, "pretrain": Pretrain, "finet
 """The sections of a trial by name, in the order in which the command line lists them."""
 
 
+def options_of(section: type[Section]) -> list[str]:
+    """Return the names of the fields that a user, or the space of a search, can set."""
+    return [item.name for item in dataclasses.fields(section) if item.metadata.get("option", True)]  # type: ignore[arg-type]
+
+
 def get_field(trial: Trial, path: str) -> Any:
     """Return the value at ``"section.field"`` (or ``"seed"``)."""
     section, _, name = path.rpartition(".")
     return getattr(getattr(trial, section) if section else trial, name)
+
+
+def plain(value: Any) -> Any:
+    """Return a field's value as a table or a name has it: several changes as one text."""
+    return "; ".join(map(str, value)) or "none" if isinstance(value, tuple) else value
 
 
 def with_field(trial: Trial, path: str, value: Any) -> Trial:
@@ -456,7 +542,9 @@ def control(trial: Trial) -> Trial:
 
 def to_json(trial: Trial) -> dict[str, Any]:
     """Return the trial as plain JSON types, every field included."""
-    return dataclasses.asdict(trial)
+    record = dataclasses.asdict(trial)
+    record["finetune"]["changes"] = list(record["finetune"]["changes"])
+    return record
 
 
 def from_json(text: str | bytes) -> Trial:

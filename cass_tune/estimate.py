@@ -208,6 +208,7 @@ class Room:
         stages: their bytes.
         weights: bytes of the finetuned networks.
         checkpoints: bytes of one running trial's checkpoints.
+        finetunings: bytes of the ends of finetunings that are kept at once, of a population.
         free: bytes, or None: not known, of an object store.
     """
 
@@ -217,11 +218,13 @@ class Room:
     weights: int
     checkpoints: int
     free: int | None
+    finetunings: int = 0
 
     @property
     def is_enough(self) -> bool:
         """Whether all fits, with one trial running, as far as that is known."""
-        return self.free is None or self.stages + self.weights + self.checkpoints <= self.free
+        needed = self.stages + self.weights + self.checkpoints + self.finetunings
+        return self.free is None or needed <= self.free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -477,10 +480,13 @@ class Estimator:
 
         Args:
             item: the trial.
-            is_anew: whether it does not go on from what is saved of it.
+            is_anew: whether it does not go on from what is saved of it; in a population, it goes on from the generation
+            before all the same.
         """
         saved = [] if is_anew else self._results.trial(str(item.digest)).saved()
-        return _finetuning_left(item.trial.finetune.epochs, max(saved, key=lambda done: sum(done.values()), default={}))
+        done = max(saved, key=lambda done: sum(done.values()), default={})
+        left = _finetuning_left(item.trial.finetune.epochs, done)
+        return {phase: min(epochs, item.generation_epochs or epochs) for phase, epochs in left.items()}
 
     def times(self, missing: Sequence[Wanted], own: Mapping[str, int]) -> tuple[Time, ...]:
         """Return how long trials will keep a device at work: see `Estimate.times`.
@@ -546,6 +552,7 @@ class Estimator:
             weights=WEIGHT_BYTES * sum(parameters) if keeps else 0,
             checkpoints=CHECKPOINTS * max(of_end),
             free=free_bytes(self._results.root),
+            finetunings=_kept_finetunings(missing) * (STATE_BYTES + WEIGHT_BYTES) * max(parameters),
         )
 
     def _state_bytes(self, trial: Trial, parameters: int | None, stored: Sequence[Wanted]) -> int | None:
@@ -576,6 +583,12 @@ class Estimator:
                 size = self._results.stage(segment.stage).end_bytes(segment.end)
                 if size:
                     yield size
+
+
+def _kept_finetunings(items: Iterable[Wanted]) -> int:
+    """Return how many trials keep the ends of their finetunings, with the best weights, at once: two generations."""
+    generations = Counter(item.trial.finetune.epochs for item in items if item.generation_epochs)
+    return sum(count for _, count in generations.most_common(2))
 
 
 def _networks(trial: Trial) -> tuple[object, ...]:

@@ -433,7 +433,7 @@ class Execution:
             rows = run_trial(
                 item.trial,
                 self.results,
-                replace(options, test=item.is_tested),
+                replace(options, test=item.is_tested, generation_epochs=item.generation_epochs),
                 item.inputs,
                 stop=self.stop,
                 known_failure=known,

@@ -14,6 +14,7 @@ from cass_tune.checkpoints import Checkpointer, Checkpoints
 from cass_tune.config import ARMS
 from cass_tune.data.pixels import Pixels
 from cass_tune.data.splits import Parts
+from cass_tune.finetune_ends import inherited, keep_end
 from cass_tune.results import Record
 from cass_tune.storage import Lines, patiently
 from cass_tune.tensors import read_tensors
@@ -69,7 +70,7 @@ class FinetuneSteps:
                 if arm in self.done and self._is_evaluated(arm, parts, pixels):
                     yield from [{**row, "reused": True} for row in self.done[arm]["rows"]]
                     continue
-                training = self._begin(arm, start, parts, pixels)
+                training = self._begin(arm, start, parts, pixels, lines)
                 yield from [{**row, "reused": True} for row in training.rows]
                 yield from self._train(training, lines, checkpointer)
                 self._conclude(training, parts)
@@ -117,21 +118,34 @@ class FinetuneSteps:
         """Return the training time of each finished arm."""
         return {arm: sum(row["seconds"] for row in done["rows"]) for arm, done in self.done.items()}
 
-    def _begin(self, arm: str, start: Callable[[str], nn.Module], parts: Parts, pixels: Pixels) -> Finetuning:
-        attempt = self._attempt
-        found = self._found if self._found and self._found.values["arm"] == arm else None
-        model = attempt.blank_arm(arm).to(attempt.device) if found else start(arm)
+    def _begin(
+        self, arm: str, start: Callable[[str], nn.Module], parts: Parts, pixels: Pixels, lines: Lines
+    ) -> Finetuning:
+        """Return an arm's finetuning where it was left, where that of a shorter trial ended, or at its start."""
+        attempt, found = self._attempt, self._saved(arm)
+        state = found or inherited(attempt, arm)
+        model = attempt.blank_arm(arm).to(attempt.device) if state else start(arm)
         batches = attempt.batches(pixels, f"finetune/{arm}")
         training = Finetuning(attempt.trial, arm, model, attempt.listing, parts, batches, attempt.between_steps)
-        if found:
-            training.load(State(tensors=found.part("part"), values=found.values["part"]))
+        if state:
+            training.load(state)
+        if not found:
+            for row in training.rows:
+                lines.append(json.dumps(row, allow_nan=False))
         self._training = training
         attempt.begin(training, resumed=found is not None)
         return training
 
+    def _saved(self, arm: str) -> State | None:
+        """Return the state of an arm that the checkpoint holds."""
+        found = self._found if self._found and self._found.values["arm"] == arm else None
+        return State(tensors=found.part("part"), values=found.values["part"]) if found else None
+
     def _train(self, training: Finetuning, lines: Lines, checkpointer: Checkpointer) -> Iterator[Record]:
+        keep_end(self._attempt, training)  # where an attempt was stopped after the last epoch and before this
         for row in training.run():
             lines.append(json.dumps(row, allow_nan=False))
+            keep_end(self._attempt, training)
             checkpointer.after_epoch()
             yield row
 

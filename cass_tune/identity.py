@@ -59,12 +59,11 @@ class Inputs:
 
 
 def _hashed_fields(section: Section) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+    values = dataclasses.asdict(section)  # type: ignore[call-overload]
     for item in dataclasses.fields(section):  # type: ignore[arg-type]
-        value = getattr(section, item.name)
-        is_neutral = "neutral" in item.metadata and item.metadata["neutral"] == value
-        if item.metadata.get("identity", True) and not is_neutral:
-            values[item.name] = value
+        is_neutral = "neutral" in item.metadata and item.metadata["neutral"] == values[item.name]
+        if is_neutral or not item.metadata.get("identity", True):
+            del values[item.name]
     return values
 
 

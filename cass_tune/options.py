@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from cass_tune.config import PROBES, SECTIONS
+from cass_tune.config import PROBES, SECTIONS, options_of
 from cass_tune.errors import UsageError, did_you_mean
 from cass_tune.presets import PRESETS, values_of
 from cass_tune.results import CONFIG_FILE
@@ -267,7 +267,7 @@ def _hint(path: str, axes: Collection[str], kind: type[Settings]) -> Any:
 
 def _known(axes: Collection[str], kind: type[Settings]) -> dict[str, Any]:
     names = [f.name for f in dataclasses.fields(kind)]
-    paths = [f"{section}.{f.name}" for section, cls in SECTIONS.items() for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    paths = [f"{section}.{name}" for section, cls in SECTIONS.items() for name in options_of(cls)]
     return {path: _hint(path, axes, kind) for path in (*names, *paths)}
 
 
@@ -349,7 +349,8 @@ def _options_class(axes: Collection[str], kind: type[Settings]) -> Any:
 
 def _section_class(section: str, axes: Collection[str]) -> type:
     kind = SECTIONS[section]
-    items = [_option_field(kind, f, f"{section}.{f.name}", axes) for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    items = [_option_field(kind, fields[name], f"{section}.{name}", axes) for name in options_of(kind)]
     if section == "data":
         import tyro
 

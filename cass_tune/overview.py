@@ -239,6 +239,7 @@ def room_lines(room: Room | None) -> list[str]:
     parts = [
         f"{gigabytes(room.stages)} for {_count(room.ends, 'end')} of pretrainings{passed}" if room.ends else "",
         f"{gigabytes(room.weights)} for finetuned networks" if room.weights else "",
+        f"{gigabytes(room.finetunings)} for the ends of two generations" if room.finetunings else "",
         f"{gigabytes(room.checkpoints)} of checkpoints per running trial",
     ]
     free = "an object store" if room.free is None else f"{gigabytes(room.free)} free"
@@ -280,4 +281,6 @@ def work(item: Wanted, sizes: Sizes, own_epochs: int) -> Work:
         shared["pretrain"] = trial.pretrain.epochs - own_epochs
     for arm in ARMS:
         phases[f"finetune_{arm}"] = (sizes.labelled + sizes.validation / 3, trial.finetune.epochs)
+        if item.generation_epochs:
+            shared[f"finetune_{arm}"] = trial.finetune.epochs - item.generation_epochs
     return Work(name=item.name, phases=phases, shared=shared)

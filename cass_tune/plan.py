@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cass_tune.config import ARMS, Trial, control, get_field, to_json, with_field
+from cass_tune.config import ARMS, Trial, control, get_field, plain, to_json, with_field
 from cass_tune.data.listing import Listing
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs, Segment, matters, segments, trial_digest
@@ -34,6 +34,7 @@ class Wanted:
         passes: what shorter trials of other studies would go on from and lies on its way: their identity and segment.
         pruning: when to stop it early, in a search.
         is_tested: whether the test images are looked at, or it ends untested, in a search.
+        generation_epochs: see `cass_tune.attempt.RunOptions`.
     """
 
     trial: Trial
@@ -44,6 +45,7 @@ class Wanted:
     passes: tuple[tuple[str, Segment], ...] = ()
     pruning: Pruning | None = None
     is_tested: bool = True
+    generation_epochs: int = 0
 
     def ends(self) -> Iterator[tuple[str, Segment]]:
         """Yield every segment whose end must be stored, with the identity of the trial that goes on from it."""
@@ -158,7 +160,7 @@ def _comparable(value: Any) -> float | str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(plain(value))
 
 
 def names(trials: Sequence[Trial]) -> list[str]:

@@ -6,6 +6,7 @@
     trials/<trial id>/   config.json, environment.json, epochs/<attempt>.jsonl, attempts/<attempt>.json, checkpoints/,
                          holder.json, probes.json, predictions.parquet, {cnn,vit}.safetensors, log.txt, failure.json,
                          validated.json (of a search: finished but for the test images),
+                         ends/<arm>/ (of a population: states that the next generation goes on from),
                          result.json (last: the trial is finished)
     <study>/<data>-<preset>/   plans/<time>.json; derived: tables/, plots/, report.{html,md}, bundle.zip, journal.log,
                          index.csv, results.{parquet,csv} (a row per trial and arm), epochs.{parquet,csv} (per trial,
@@ -287,6 +288,14 @@ class TrialFolder(Folder):
     def leave_untested(self, record: Record) -> None:
         """Write the result of a trial whose test is left out; its last checkpoint stays, to go on from."""
         write_json(self.path / "validated.json", record)
+
+    def end(self, arm: str) -> AnyPath:
+        """Return the folder of the state at the end of an arm's finetuning (`cass_tune.checkpoints`)."""
+        return self.path / "ends" / arm
+
+    def remove_ends(self) -> None:
+        """Delete the states at the ends of both arms' finetunings."""
+        remove(self.path / "ends")
 
     def prune(self) -> None:
         """Delete the checkpoints of a trial that was pruned: its pretraining is stored, so little is lost."""

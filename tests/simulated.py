@@ -15,7 +15,7 @@ from cass_tune.identity import Inputs, segments, trial_digest
 from cass_tune.plan import Wanted
 from cass_tune.results import Record, Results, SearchFolder, TrialFolder
 from cass_tune.search import SearchSettings
-from cass_tune.search.sampling import Design
+from cass_tune.search.design import Design
 from cass_tune.search.space import Space
 from cass_tune.search.supply import Suggestions
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from cass_tune.config import (
     METHODS,
     SECTIONS,
+    Change,
     Data,
     Dino,
     Finetune,
@@ -25,6 +26,7 @@ from cass_tune.config import (
     flag,
     from_json,
     get_field,
+    plain,
     to_json,
     with_field,
 )
@@ -112,6 +114,7 @@ WITHOUT_RULE = {
     "pretrain.weights",
     "pretrain.cnn_weights",
     "pretrain.vit_weights",
+    "finetune.changes",  # has tests of its own
 }
 """Free texts, whose meaning the data and the files decide."""
 
@@ -304,7 +307,7 @@ def test_fields_are_given_by_name(kind: Any) -> None:
         kind("phantom")
 
 
-@pytest.mark.parametrize("kind", [*SECTIONS.values(), Trial])
+@pytest.mark.parametrize("kind", [*SECTIONS.values(), Change, Trial])
 def test_every_field_has_a_sentence(kind: Any) -> None:
     texts = {p.arg_name: p.description for p in docstring_parser.parse_from_object(kind).params}
     for item in dataclasses.fields(kind):
@@ -317,8 +320,71 @@ def test_every_field_has_a_sentence(kind: Any) -> None:
 def test_every_field_of_a_section_has_a_plain_type() -> None:
     for kind in SECTIONS.values():
         for name, hint in get_type_hints(kind).items():
-            plain = hint in (bool, int, float, str, str | None, float | None, int | None)
+            plain = hint in (bool, int, float, str, str | None, float | None, int | None) or name == "changes"
             assert plain or get_origin(hint) is Literal, f"{kind.__name__}.{name}"
+
+
+CHANGES = (Change(epoch=2, learning_rate=1e-4), Change(epoch=5, learning_rate=1, vit_learning_rate=1e-5, clip_norm=1))
+
+
+def test_values_of_a_finetuning_change_from_an_epoch_on() -> None:
+    finetune = Finetune(epochs=8, learning_rate=1e-3, vit_learning_rate=1e-6, changes=CHANGES)
+    assert finetune.in_force(0) == finetune.in_force(1) == dataclasses.replace(finetune, changes=())
+    rates = [(now.learning_rate, now.vit_learning_rate) for now in map(finetune.in_force, (1, 2, 4, 5, 7))]
+    assert rates == [(1e-3, 1e-6), (1e-4, None), (1e-4, None), (1.0, 1e-5), (1.0, 1e-5)]
+    assert finetune.in_force(5).clip_norm == 1.0 and type(CHANGES[1].learning_rate) is float
+    assert [len(finetune.shorter(epochs).changes) for epochs in (1, 2, 3, 5, 6)] == [0, 0, 1, 1, 2]
+    assert plain(()) == "none" and plain(CHANGES[:1]) == str(CHANGES[0])
+    assert str(CHANGES[0]) == "after epoch 2: learning_rate=0.0001 weight_decay=0 clip_norm=0"
+
+
+def test_changes_go_through_json() -> None:
+    trial = with_field(with_field(Trial(), "finetune.epochs", 8), "finetune.changes", CHANGES)
+    record = to_json(trial)
+    assert json.loads(json.dumps(record)) == record
+    assert from_json(json.dumps(record)) == trial and hash(trial) == hash(from_json(json.dumps(record)))
+    assert Finetune(**record["finetune"]) == trial.finetune
+    for wrong in ({"learning_rate": "1"}, {"epoch": 1.0}, {"patience": 1}):
+        record["finetune"]["changes"][0] = {**dataclasses.asdict(CHANGES[0]), **wrong}
+        with pytest.raises(UsageError, match="finetune"):
+            from_json(json.dumps(record))
+
+
+def _changed(*epochs: Any, **values: Any) -> Finetune:
+    changes = tuple(Change(**{"epoch": epoch, "learning_rate": 1e-4, **values}) for epoch in epochs)
+    return Finetune(epochs=8, changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "texts"),
+    [
+        (lambda: _changed(0), ["--finetune.changes must begin after whole numbers of epochs", "but got 0."]),
+        (lambda: _changed(8), ["from 1 to less than --finetune.epochs 8, but got 8."]),
+        (lambda: _changed(3, 2), ["each above the one before", "but got 3, 2."]),
+        (lambda: _changed(2, 2), ["but got 2, 2."]),
+        (lambda: _changed(1.0), ["but got 1.0."]),
+        (lambda: _changed(True), ["but got True."]),
+        (
+            lambda: dataclasses.replace(_changed(3), schedule="cosine_to_end"),
+            ["--finetune.changes needs --finetune.schedule cosine, which does not depend", "got cosine_to_end and 0."],
+        ),
+        (lambda: dataclasses.replace(_changed(3), patience=2), ["and --finetune.patience 0, but got cosine and 2."]),
+        (
+            lambda: _changed(1, 4, learning_rate=-1.0),
+            ["after epoch 4: --finetune.learning-rate must be a finite number above 0, but got -1.0"],
+        ),
+        (
+            lambda: Finetune(optimiser="adamw", weight_decay=0.1, changes=(Change(epoch=1, learning_rate=1e-4),)),
+            ["after epoch 1: --finetune.weight-decay must stay 0 or stay above 0", "got 0.0, and 0.1 at the start"],
+        ),
+        (lambda: _changed(1, weight_decay=0.1), ["after epoch 1: --finetune.weight-decay must be 0 with --finetune."]),
+        (lambda: _changed(1, clip_norm=math.nan), ["after epoch 1: --finetune.clip-norm must be a finite number"]),
+    ],
+)
+def test_changes_that_break_a_rule(make: Any, texts: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        make()
+    assert all(text in str(caught.value) for text in texts), str(caught.value)
 
 
 def test_choices_of_the_types_and_of_the_rules_agree() -> None:
@@ -389,14 +455,24 @@ def _values(hint: Any, name: str) -> st.SearchStrategy[Any]:
     return text if hint is str else st.none() | text
 
 
+_CHANGES = st.lists(st.integers(1, 7), unique=True, max_size=3).map(
+    lambda epochs: tuple(Change(epoch=epoch, learning_rate=1 / epoch) for epoch in sorted(epochs))
+)
+
+
 def _section(kind: type[Section]) -> st.SearchStrategy[Any]:
-    values = {name: _values(hint, name) for name, hint in get_type_hints(kind).items()}
+    values = {name: _values(hint, name) for name, hint in get_type_hints(kind).items() if name != "changes"}
+    if kind is Finetune:
+        values["changes"] = _CHANGES
     return st.fixed_dictionaries(values).map(_compatible).map(lambda chosen: kind(**chosen))
 
 
 def _compatible(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a section, changed where two of them may not stand together."""
-    changed: dict[str, Any] = {}
+    changed: dict[str, Any] = (
+        {"schedule": "cosine", "patience": 0, "weight_decay": 0.0} if values.get("changes") else {}
+    )
+    values = {**values, **changed}
     if values.get("schedule") == "cosine":
         changed["warmup_epochs"] = 0
     elif "schedule" in values:

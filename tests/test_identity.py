@@ -15,6 +15,7 @@ from cass_tune import identity
 from cass_tune.config import (
     METHODS,
     SECTIONS,
+    Change,
     Data,
     Dino,
     Finetune,
@@ -178,6 +179,8 @@ def other_value(trial: Trial, path: str) -> Any:
         return next(choice for choice in get_args(hint) if choice != value)
     if hint is bool:
         return not value
+    if hint == tuple[Change, ...]:
+        return (Change(epoch=1, learning_rate=0.5),)
     if hint in (int, int | None):
         return 32 if value is None else value + 1
     if hint == float | None:
@@ -233,6 +236,16 @@ def test_later_fields_stand_for_the_behaviour_before_them() -> None:
     }
     assert {"data.normalisation", "pretrain.schedule", "finetune.patience"} < set(later)
     assert all(item.metadata["neutral"] == item.default for item in later.values())
+
+
+def test_every_value_of_a_change_is_part_of_the_identity() -> None:
+    first = Change(epoch=1, learning_rate=0.5)
+    others = [
+        replace(first, **values)
+        for values in ({"epoch": 2}, *({name: 0.25} for name in ("learning_rate", "vit_learning_rate", "clip_norm")))
+    ]
+    trials = [with_field(Trial(), "finetune.changes", changes) for changes in ((), (first,), *((c,) for c in others))]
+    assert len({trial_digest(trial, INPUTS) for trial in trials}) == len(others) + 2
 
 
 def test_the_canonical_json_is_hashed() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cass_tune import options
-from cass_tune.config import SECTIONS
+from cass_tune.config import SECTIONS, options_of
 from cass_tune.errors import UsageError
 from cass_tune.options import Given, Settings, command_line, option, parse
 
@@ -139,7 +139,7 @@ def test_options_are_named_after_fields() -> None:
     names = [option(item.name) for item in dataclasses.fields(Settings)]
     for section, kind in SECTIONS.items():
         names += ["--data"] if section == "data" else []
-        names += [option(f"{section}.{item.name}") for item in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        names += [option(f"{section}.{name}") for name in options_of(kind)]
     assert sorted(names) == sorted(OPTIONS.split())
 
 

@@ -43,14 +43,26 @@ def space(trial: optuna.Trial) -> Mapping[str, Any]:
     }
 
 
+def continuous_space(trial: optuna.Trial) -> Mapping[str, Any]:
+    """Return a learning rate that a population can change, and a batch size that it cannot."""
+    return {
+        "finetune.learning_rate": trial.suggest_float("rate", 1e-6, 1e-3, log=True),
+        "finetune.batch_size": trial.suggest_categorical("batch", BATCHES),
+    }
+
+
+POPULATION = Search(name="toy", title="A population for tests", space=continuous_space)
+"""Run with ``--algorithm pbt``."""
 TOY = Search(name="toy", title="A search for tests", space=space)
 
 
 def run(*arguments: str, search: Search = TOY, results: Path | None = None) -> int:
     """Run the search's command line in this process and return its exit code."""
     place = ["--results", str(results)] if results else []
-    defaults = [word for option, value in DEFAULTS.items() if option not in arguments for word in (option, value)]
-    return search.main(report, [*defaults, *place, *arguments])
+    own = {option: value for option, value in DEFAULTS.items() if option not in arguments}
+    if search is POPULATION:
+        own.pop("--finetune.epochs", None)
+    return search.main(report, [*(word for pair in own.items() for word in pair), *place, *arguments])
 
 
 def run_study(study: Study, *arguments: str, results: Path) -> int:
@@ -92,4 +104,4 @@ def history(results: Path, name: str = "toy") -> list[Record]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(*sys.argv[1:]))
+    sys.exit(run(*sys.argv[1:], search=POPULATION if "pbt" in sys.argv else TOY))

@@ -79,8 +79,9 @@ def trainable(config: Mapping[str, Any]) -> None:
 
     Args:
         config: ``run``: ``{"trial": ..., "inputs": ..., "failure": ...}`` with the trial as `to_json` gives it and,
-            optionally, the inputs that the driver saw, the recorded failure that it knew, when to prune it and whether
-            to test it; ``results``: the results root; ``options``: fields of `cass_tune.trial.RunOptions`, optional.
+            optionally, the inputs that the driver saw, the recorded failure that it knew, when to prune it, whether to
+            test it and the epochs of its generation; ``results``: the results root; ``options``: fields of
+            `cass_tune.trial.RunOptions`, optional.
     """
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
@@ -89,7 +90,8 @@ def trainable(config: Mapping[str, Any]) -> None:
     run = config["run"]
     trial = from_json(json.dumps(run["trial"]))
     inputs = Inputs(**run["inputs"]) if run.get("inputs") else None
-    options = RunOptions(**{**config.get("options", {}), "test": run.get("test", True)})
+    own = {"test": run.get("test", True), "generation_epochs": run.get("generation_epochs", 0)}
+    options = RunOptions(**{**config.get("options", {}), **own})
     pruning = Pruning.from_record(run["pruning"]) if run.get("pruning") else None
     try:
         rows = run_trial(

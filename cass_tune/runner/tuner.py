@@ -182,6 +182,7 @@ class _Trials:
             "failure": failures.get(str(item.digest)),
             "pruning": item.pruning.record() if item.pruning else None,
             "test": item.is_tested,
+            "generation_epochs": item.generation_epochs,
         }
         self._wanted[_key(run)] = item
         return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cass_tune import ending
@@ -19,8 +19,10 @@ from cass_tune.overview import plan_lines, trial_lines
 from cass_tune.plan import OPEN, Wanted, describe_data
 from cass_tune.presets import as_method
 from cass_tune.results import Record, StudyFolder, new_attempt
+from cass_tune.search import population
+from cass_tune.search.design import Design, Draw
 from cass_tune.search.page import Search
-from cass_tune.search.sampling import Design, Draw, changes, random_draws
+from cass_tune.search.sampling import changes, random_draws
 from cass_tune.search.settings import SearchSettings
 from cass_tune.search.space import check_given, label
 from cass_tune.search.supply import Suggestions
@@ -76,6 +78,8 @@ class SearchCommand(Command):
         draws = random_draws(design, min(self.options.trials, MOST_DRAWS))
         for drawn in draws:
             check_given(self.given.fields, drawn.fields)
+        if self.options.is_population:
+            population.check(design, draws[: self.options.parallel])
         trials = [drawn.trial for drawn in draws]
         listing: Listing | None = collect(unchecked, self._listing, base)
         inputs = self._inputs([base, *trials], listing, unchecked)
@@ -99,6 +103,8 @@ class SearchCommand(Command):
         problems += self._data_problems(base)
         if problems:
             raise UsageError(*dict.fromkeys(problems))
+        if self.options.is_population:
+            base = with_field(base, "finetune.epochs", self.options.generation_epochs)
         (seed,) = self.options.seeds or (0,)
         return as_method(with_field(base, "seed", seed), self.given.fields)
 
@@ -127,9 +133,11 @@ class SearchCommand(Command):
         wanted = {r["trial"]["digest"]: suggestions.wanted(r, suggestions.trial(r)) for r in suggestions.records}
         left = self.options.trials - len(suggestions.records)
         drawn = (
-            self._wanted(d.trial, label(None, d.asked["params"], d.trial.seed), listing) for d in draws[: max(0, left)]
+            self._wanted(d.trial, label(None, d.asked["params"], d.trial.seed), listing)
+            for d in (draws[-left:] if left > 0 else ())
         )
-        likely = {str(item.digest): item for item in drawn}
+        epochs = self.options.generation_epochs
+        likely = {str(item.digest): replace(item, generation_epochs=epochs) for item in drawn}
         return _Plan(
             listing=listing,
             estimator=estimator,
@@ -201,7 +209,10 @@ class SearchCommand(Command):
         goals = [goal, *options.objectives[1:]]
         pruned = "pruned by ASHA, which the hours do not know of" if options.prunes else "not pruned"
         left = options.trials - made
-        text = f"search {plan.id}: {options.trials} trials by {options.algorithm}, for {' and '.join(goals)}; {pruned}"
+        size, epochs = options.parallel, options.generation_epochs
+        generations = f" in generations of {size}, each of {epochs} more epochs of finetuning" if epochs else ""
+        how = f"{options.algorithm}{generations}"
+        text = f"search {plan.id}: {options.trials} trials by {how}, for {' and '.join(goals)}; {pruned}"
         drawn = f"; {left} to be suggested, here drawn at random" if left > 0 else ""
         return f"{text}\ntrials: {made} suggested, {len(plan.suggestions.outcomes)} of them ended{drawn}"
 

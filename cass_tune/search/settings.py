@@ -12,6 +12,10 @@ GPU_HOURS = "gpu_hours"
 """The second objective: hours of training of a trial alone, its pretraining included."""
 
 
+GENERATION_EPOCHS = 5
+"""Of finetuning, by default, of each generation of a population."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings(Settings):
     """How a search is run."""
@@ -23,8 +27,11 @@ class SearchSettings(Settings):
     asks for the front of both (on the CPU: hours of this machine)."""
     objective_arms: tuple[Literal["cnn", "vit"], ...] = ("cnn", "vit")
     """The networks whose mean the metric is."""
-    algorithm: Literal["tpe", "random"] = "tpe"
-    """`tpe`: Optuna's tree-structured Parzen estimator; `random`: what it is to be compared with."""
+    algorithm: Literal["tpe", "random", "pbt"] = "tpe"
+    """`tpe`: Optuna's tree-structured Parzen estimator; `random`: what it is to be compared with; `pbt`: population
+    based training, of --parallel trials, which changes their finetuning while it runs."""
+    interval_epochs: int | None = None
+    """Epochs of finetuning of each generation of `pbt`, after which the worst go on from the best; by default 5."""
     startup_trials: int = 10
     """Suggestions that `tpe` draws at random before it learns."""
     search_seed: int = 0
@@ -50,6 +57,7 @@ class SearchSettings(Settings):
             if getattr(self, name) < least
         ]
         problems += self._objective_problems()
+        problems += self._population_problems()
         if self.seeds is not None and len(self.seeds) > 1:
             problems.append(
                 f"--seeds: a search trains every suggestion with one seed, but got {len(self.seeds)}. Give one, and "
@@ -78,7 +86,45 @@ class SearchSettings(Settings):
             problems.append(f"--pruner asha compares one number, but --objectives is {got}. Give --pruner none.")
         return problems
 
+    def _population_problems(self) -> list[str]:
+        if not self.is_population:
+            given = self.interval_epochs
+            return [] if given is None else [f"--interval-epochs {given} is a part of --algorithm pbt; leave it out."]
+        problems = []
+        if self.interval_epochs is not None and self.interval_epochs < 1:
+            problems.append(f"--interval-epochs must be at least 1, but got {self.interval_epochs}.")
+        if self.parallel == 1:
+            problems.append(
+                "--parallel, the size of the population of --algorithm pbt, must be at least 2, but got 1: a trial "
+                "alone has no other to go on from. Give 8, for example."
+            )
+        if self.parallel > 0 and self.trials % self.parallel:
+            problems.append(
+                f"--trials must be a multiple of --parallel {self.parallel}, which is the size of the population of "
+                f"--algorithm pbt, so that every generation is whole, but got {self.trials}. "
+                f"Give {-(-self.trials // self.parallel) * self.parallel}, for example."
+            )
+        if len(self.objectives) > 1:
+            problems.append(f"--algorithm pbt ranks by one number, but --objectives is {' '.join(self.objectives)}.")
+        if self.pruner == "asha":
+            problems.append(
+                "--pruner asha stops trials, and --algorithm pbt lets its worst go on from the best instead. Give "
+                "--pruner none or auto."
+            )
+        return problems
+
+    @property
+    def is_population(self) -> bool:
+        """Whether the trials are generations of a population."""
+        return self.algorithm == "pbt"
+
+    @property
+    def generation_epochs(self) -> int:
+        """Epochs of finetuning of each generation of a population; 0: there is none."""
+        return (self.interval_epochs or GENERATION_EPOCHS) if self.is_population else 0
+
     @property
     def prunes(self) -> bool:
         """Whether trials are stopped early because others are better."""
-        return self.pruner == "asha" or (self.pruner == "auto" and len(self.objectives) == 1)
+        is_auto = self.pruner == "auto" and len(self.objectives) == 1 and not self.is_population
+        return self.pruner == "asha" or is_auto

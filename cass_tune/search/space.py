@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from cass_tune.config import SECTIONS, Trial, from_json, to_json, with_fields
+from cass_tune.config import SECTIONS, Trial, from_json, options_of, to_json, with_fields
 from cass_tune.errors import UsageError, did_you_mean
 from cass_tune.presets import as_method
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 Space = Callable[["optuna.Trial"], Mapping[str, Any]]
 """Asks a trial of Optuna for parameters and returns values by ``"section.field"``."""
 
-FIELDS = tuple(f"{section}.{f.name}" for section, kind in SECTIONS.items() for f in dataclasses.fields(kind))  # type: ignore[arg-type]
+FIELDS = tuple(f"{section}.{name}" for section, kind in SECTIONS.items() for name in options_of(kind))
 
 
 def ask(space: Space, trial: optuna.Trial) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,11 @@ from cass_tune.config import ARMS, Trial
 from cass_tune.plan import Wanted
 from cass_tune.pruning import Pruning, at, cutoffs
 from cass_tune.results import Record, Results, SearchFolder, now
-from cass_tune.search.sampling import Design, Draw, draw
+from cass_tune.search import population
+from cass_tune.search.design import Design, Draw
+from cass_tune.search.sampling import draw
 from cass_tune.search.space import label
+from cass_tune.storage import patience
 
 Resolve = Callable[[Trial, str], Wanted]
 """Returns a trial, given with its name, as one that can be run.
@@ -56,7 +60,8 @@ class Suggestions:
         """
         pruning = Pruning.from_record(record["pruning"]) if record["pruning"] else None
         item = self._resolve(trial, record["trial"]["name"])
-        return replace(item, pruning=pruning, is_tested=False)
+        epochs = self.design.settings.generation_epochs
+        return replace(item, pruning=pruning, is_tested=False, generation_epochs=epochs)
 
     def is_open(self, record: Mapping[str, Any]) -> bool:
         """Return whether the trial of a recorded suggestion is still to be run, or to be run on."""
@@ -80,7 +85,7 @@ class Suggestions:
         """
         self._note_ends(has_settled)
         while len(self.records) < self.design.settings.trials:
-            if any(n not in self.outcomes for n in range(len(self.records) - self.design.settings.parallel + 1)):
+            if any(n not in self.outcomes for n in range(self.design.known(len(self.records)))):
                 return None
             item = self._suggest()
             if item:
@@ -98,6 +103,7 @@ class Suggestions:
         if self._is_over or len(self.outcomes) < len(self.records):
             return None
         self._is_over = True
+        self._remove_ends(len(self.records) - self.design.settings.parallel)
         winner = self.winner()
         if winner is None or self._results.trial(winner["trial"]["digest"]).is_finished():
             return None
@@ -107,6 +113,8 @@ class Suggestions:
 
     def trial(self, record: Mapping[str, Any]) -> Trial:
         """Return the trial of a recorded suggestion."""
+        if self.design.settings.is_population:
+            return population.trial(self.design, self.records, record)
         return self.design.trial(record["fields"], record["params"])
 
     # Suggesting
@@ -114,6 +122,7 @@ class Suggestions:
     def _suggest(self) -> Wanted | None:
         """Record the next suggestion, and return its trial if it must run."""
         number = len(self.records)
+        self._remove_ends(number - number % self.design.settings.parallel - self.design.settings.parallel)
         found = draw(self.design, number, self.records, self.outcomes)
         item = self._resolve(found.trial, label(number, found.asked["params"], found.trial.seed))
         record = self._record(number, found, item)
@@ -132,6 +141,7 @@ class Suggestions:
             "fields": dict(found.fields),
             "pruning": self._pruning(number, found.trial),
             "trial": item.record(),
+            **({"population": found.lineage} if found.lineage else {}),
         }
 
     def _pruning(self, number: int, trial: Trial) -> Record | None:
@@ -139,11 +149,19 @@ class Suggestions:
         if not self.design.settings.prunes:
             return None
         goal, epochs = self.design.goal, trial.finetune.epochs
-        known = range(number - self.design.settings.parallel + 1)
+        known = range(self.design.known(number))
         alike = [n for n in known if self.records[n]["trial"]["config"]["finetune"]["epochs"] == epochs]
         curves = [{int(p): value for p, value in self.outcomes[n]["curve"].items()} for n in alike]
         found = cutoffs(curves, len(goal.arms) * epochs)
         return Pruning(goal=goal, select_by=trial.finetune.select_by, epochs=epochs, cutoffs=found).record()
+
+    def _remove_ends(self, start: int) -> None:
+        """Delete the ends that the generation which begins with this suggestion went on from; it has ended."""
+        size = self.design.settings.parallel
+        before = self.records[max(0, start - size) : max(0, start)] if self.design.settings.is_population else []
+        with suppress(OSError), patience(0):  # they only take room
+            for record in before:
+                self._results.trial(record["trial"]["digest"]).remove_ends()
 
     # What became of them
 

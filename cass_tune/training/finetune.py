@@ -96,17 +96,30 @@ class Finetuning:
         replace_head(model, len(listing.classes), torch_seed(trial.seed, f"finetune head/{arm}"))
         self._normalisation = normalisation(model)
         self.best = Best()
-        self._stepper = Stepper(
-            {arm: model},
-            config,
-            epoch_steps=len(batch_bounds(len(parts.labelled), config.batch_size, drop_last=False)),
-            seed=trial.seed,
-            stream=f"finetune/{arm}",
-        )
+        self._seed = trial.seed
+        self._stepper = self._new_stepper()
         self._step = 0
         self._begin_epoch()
 
+    def _new_stepper(self) -> Stepper:
+        """Return what takes steps with the values that are in force now."""
+        return Stepper(
+            {self.arm: self.model},
+            self._config.in_force(self.epoch),
+            epoch_steps=len(batch_bounds(len(self._parts.labelled), self._config.batch_size, drop_last=False)),
+            seed=self._seed,
+            stream=f"finetune/{self.arm}",
+        )
+
+    def _change(self) -> None:
+        """Take the values of a change that comes into force now; the optimiser's moments stay."""
+        if any(change.epoch == self.epoch for change in self._config.changes):
+            moments = self._stepper.tensors()
+            self._stepper = self._new_stepper()
+            self._stepper.load(moments, self._step)
+
     def _begin_epoch(self) -> None:
+        self._change()
         self._batch = 0
         self._train_loss = MeanLoss()
         self._seconds = 0.0
@@ -167,10 +180,11 @@ class Finetuning:
         """Go on from a state of this arm."""
         values = state.values
         self.model.load_state_dict(state.part("model"))
+        self.rows = list(values["rows"])
+        self._stepper = self._new_stepper()
         self._stepper.load(state.part("optimisers"), values["step"])
         self.best = Best(**values["best"], weights=state.part("best"))
         self._train_loss = MeanLoss(state.tensors["epoch/loss"].to(self._device), values["images"])
-        self.rows = list(values["rows"])
         self._step, self._batch = values["step"], values["batch"]
         self._seconds, self._training_seconds = values["seconds"], values["training_seconds"]
 

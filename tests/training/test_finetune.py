@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from cass_tune.config import ARMS
+from cass_tune.config import ARMS, Change
 from cass_tune.data import loader
 from cass_tune.data.listing import Listing
 from cass_tune.data.loader import IMAGENET, Batch, Batches, Normalisation, normalise
@@ -463,6 +463,60 @@ def test_a_finetuning_goes_on_exactly_from_the_end_of_any_epoch(epoch: int) -> N
     assert len(list(second.run())) == 6 - epoch
     assert numbers(second.rows) == numbers(whole.rows)
     assert tiny.same(second.state().tensors, whole.state().tensors)
+
+
+BEFORE = {"finetune.optimiser": "adamw", "finetune.weight_decay": 0.05, "finetune.epochs": 6}
+CHANGES = (
+    Change(epoch=2, learning_rate=2e-3, vit_learning_rate=1e-4, weight_decay=0.2, clip_norm=0.01),
+    Change(epoch=3, learning_rate=1e-4, weight_decay=0.1),
+)
+
+
+def in_force(training: Finetuning) -> tuple[float, list[float], float]:
+    """Return the learning rate at the first step of a cosine, the groups' weight decays and the clipping."""
+    stepper = training._stepper
+    groups = stepper._optimisers[0].param_groups
+    return stepper._schedules[0](0), [group["weight_decay"] for group in groups], stepper._clip_norm
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_change_is_in_force_from_its_epoch_on(arm: str) -> None:
+    training = finetuning(arm, {**BEFORE, "finetune.learning_rate": 1e-3, "finetune.changes": CHANGES})
+    found = [in_force(training)]
+    for _ in training.run():
+        found.append(in_force(training))
+    first = 2e-3 if arm == "cnn" else 1e-4
+    before, between, after = (1e-3, [0.0, 0.05], 0.0), (first, [0.0, 0.2], 0.01), (1e-4, [0.0, 0.1], 0.0)
+    assert found == [before, before, between, after, after, after, after]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_change_equals_another_finetuning_that_goes_on_from_there(arm: str) -> None:
+    """One without changes, at the state of the first, with the values that the change brings from its start on."""
+    changed = finetuning(arm, {**BEFORE, "finetune.changes": CHANGES[:1]})
+    rows = changed.run()
+    for _ in range(2):
+        next(rows)
+    values = {f"finetune.{name}": value for name, value in CHANGES[0].values().items()}
+    other, unchanged = finetuning(arm, {**BEFORE, **values}), finetuning(arm, BEFORE)
+    for training in (other, unchanged):
+        training.load(changed.state().on_cpu())
+        list(training.run())
+    list(rows)
+    assert numbers(changed.rows) == numbers(other.rows) != numbers(unchanged.rows)
+    assert tiny.same(changed.state().tensors, other.state().tensors)
+
+
+@pytest.mark.parametrize("steps", [6, 7])
+def test_a_finetuning_with_changes_is_the_same_in_pieces(steps: int) -> None:
+    def make() -> Finetuning:
+        return finetuning("vit", {**BEFORE, "finetune.changes": CHANGES})
+
+    whole = make()
+    list(whole.run())
+    training = trained_in_pieces(make, steps)
+    assert numbers(training.rows) == numbers(whole.rows)
+    assert tiny.same(training.state().tensors, whole.state().tensors)
 
 
 def test_divergence_has_its_own_error() -> None:
