@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.anova import COLUMNS as ANOVA_COLUMNS
 from analysis.anova import RESIDUAL, anova, complete_seeds
-from analysis.format import listing, short_name
+from analysis.format import listing, p_text, short_name
 from analysis.frames import Values, records, where
 from analysis.results import column
 from cass_tune.config import ARMS
@@ -84,7 +84,7 @@ def anova_rows(table: pd.DataFrame) -> list[list[str]]:
 
 def _text_row(row: Values) -> list[str]:
     source = " x ".join(short_name(name) if "." in name else name for name in row["source"].split(" x "))
-    numbers = [_number(row[name], digits) for name, digits in (("f", 2), ("p", 3), ("eta_squared", 3))]
+    numbers = [_number(row["f"], 2), p_text(row["p"]), _number(row["eta_squared"], 3)]
     squares, partial = f"{row['sum_squares']:.3g}", _number(row["partial_eta_squared"], 3)
     return [row["arm"], source, str(row["degrees"]), squares, *numbers, partial, str(row["seeds"])]
 

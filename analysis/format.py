@@ -68,6 +68,11 @@ def setting(name: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def p_text(p: float | None) -> str:
+    """Return a p value as text: ``0.031``, ``<0.001``, and ``-`` without a test."""
+    return "-" if p is None else "<0.001" if p < 0.0005 else f"{p:.3f}"
+
+
 def duration(seconds: float | None) -> str:
     """Return a time in a readable unit, for example ``42 s``, ``3.2 min`` or ``-7.2 h``; ``-`` when it is unknown."""
     if seconds is None:

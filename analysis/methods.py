@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.cells import columns, estimate_of, place, trial_ids
 from analysis.devices import SEPARATOR
-from analysis.format import duration_estimate, setting, short_name
+from analysis.format import duration_estimate, p_text, setting, short_name
 from analysis.frames import Values, by, first, plain, records, where
 from analysis.results import column
 from analysis.statistics import Estimate, holm, p_value, paired_difference, summarise
@@ -145,7 +145,7 @@ def _text_row(row: Values, settings: list[str], is_narrow: bool) -> list[str]:
         row["pretrain_method"],
         estimate("macro_f1"),
         estimate("difference", signed=True),
-        "-" if row["difference_p_holm"] is None else f"{row['difference_p_holm']:.3f}",
+        p_text(row["difference_p_holm"]),
         *([] if is_narrow else [estimate("micro_f1_at_half")]),
         *times,
         _times(estimate_of(row, "times"), is_narrow),

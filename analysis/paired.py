@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.cells import columns, estimate_of
-from analysis.format import setting, short_name
+from analysis.format import p_text, setting, short_name
 from analysis.frames import Values, grouped, records
 from analysis.groups import control_axes
 from analysis.resampling import REPLICATES, bootstrap, mcnemar
@@ -120,7 +120,6 @@ def comparison_rows(table: pd.DataFrame, axes: Sequence[str]) -> list[list[str]]
 def _text_row(row: Values, shown: Sequence[str]) -> list[str]:
     settings = (setting(column(axis), row[column(axis)]) for axis in shown)
     counts = ["-" if row[name] is None else str(row[name]) for name in ("only_model", "only_control")]
-    p = "-" if row["p_holm"] is None else f"{row['p_holm']:.3f}"
     number = f"{row['macro_f1_n']} {row['unit']}"
     start = [row["arm"], row["pretrain_method"], *settings, str(row["seed"])]
-    return [*start, estimate_of(row, "macro_f1").text(), number, *counts, p]
+    return [*start, estimate_of(row, "macro_f1").text(), number, *counts, p_text(row["p_holm"])]

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from cass_tune.config import ARMS
 from cass_tune.identity import Segment
 from cass_tune.results import Record, Results, TrialFolder
-from cass_tune.stages import rows_of
+from cass_tune.sharing import rows_of
 from cass_tune.storage import AnyPath, local_copy
 
 _OF_A_RUN = (

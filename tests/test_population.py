@@ -20,8 +20,8 @@ from analysis import tables
 from analysis.frames import records
 from analysis.results import load
 from analysis.search import search_table
-from analysis.search_report import render
 from analysis.spending import spending_table
+from analysis.tables import render
 from cass_tune.config import ARMS, Change, Trial, from_json, to_json, with_field
 from cass_tune.errors import UsageError
 from cass_tune.finetune_ends import shorter_by
