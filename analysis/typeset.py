@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-_NUMBER = re.compile(r"(-/)?[+-]?\d[^A-Za-z]*( ?(h|min|s|n=\d+|\(n=1[^)]*\)))*[*#]*|-|")
+_NUMBER = re.compile(r"(-/|<)?[+-]?\d[^A-Za-z]*( ?(h|min|s|n=\d+|\(n=1[^)]*\)))*[*#]*|-|")
 _MINUS = re.compile(r"(?<![\w)\]])-(?=[\d.])")
 
 
