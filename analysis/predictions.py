@@ -40,7 +40,7 @@ def load_predictions(source: Source) -> pd.DataFrame:
     """
     opened = open_source(source)
     numbers = range(len(opened.wanted))
-    parts = [part for part in read_all(lambda number: _read(opened, number), numbers) if part]
+    parts = [part for part in read_all(opened, lambda number: _read(opened, number), numbers) if part]
     classes = list(dict.fromkeys(name for part in parts for name in part.classes))
     positions = [np.full(len(part.labels), part.number) for part in parts]
     columns = {
