@@ -35,6 +35,8 @@ _NO_OBJECT = re.compile(rb"\n[^{]")
 _POSITION = "position"
 _NUMBERED = pa.schema([pa.field("phase", pa.int8()) if field.name == "phase" else field for field in _SCHEMA])
 _EMPTY = _NUMBERED.append(pa.field(_POSITION, pa.int32())).empty_table()
+PARSERS = 2
+"""Threads that parse rows, which pyarrow does without Python."""
 _BATCH = 32
 """Trials whose rows are parsed at once."""
 
@@ -63,7 +65,7 @@ def load_epochs(source: Source) -> pd.DataFrame:
     opened = open_source(source)
     stage = functools.cache(lambda segments: _table(rows_of(opened.results, segments)))
     batches = range(0, len(opened.wanted), _BATCH)
-    return _frame(read_all(lambda first: _batch(opened, first, stage), batches), opened)
+    return _frame(read_all(opened, lambda first: _batch(opened, first, stage), batches, PARSERS), opened)
 
 
 def _batch(opened: Opened, first: int, stage: Callable[[tuple[Segment, ...]], pa.Table]) -> pa.Table:

@@ -41,7 +41,7 @@ def load_predictions(source: Source, only: Collection[str] | None = None) -> pd.
     """
     opened = open_source(source)
     numbers = [n for n, wanted in enumerate(opened.wanted) if only is None or wanted.trial["digest"] in only]
-    parts = [part for part in read_all(lambda number: _read(opened, number), numbers) if part]
+    parts = [part for part in read_all(opened, lambda number: _read(opened, number), numbers) if part]
     classes = list(dict.fromkeys(name for part in parts for name in part.classes))
     positions = [np.full(len(part.labels), part.number) for part in parts]
     columns = {

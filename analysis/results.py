@@ -62,7 +62,7 @@ def load(source: Source) -> pd.DataFrame:
     """
     opened = open_source(source)
     numbers = range(len(opened.wanted))
-    rows = [row for found in read_all(lambda number: list(_rows(opened, number)), numbers) for row in found]
+    rows = [row for found in read_all(opened, lambda number: list(_rows(opened, number)), numbers) for row in found]
     return pd.DataFrame(rows, columns=COLUMNS).astype(COLUMN_DTYPES)
 
 

@@ -21,8 +21,8 @@ from cass_tune.storage import AnyPath, ObjectPath, place
 Source: TypeAlias = "StudyFolder | AnyPath | str | RayGrid"
 """A study's folder, a results root with one study, the folder of a Ray experiment, or a Ray ``ResultGrid``."""
 
-READERS = 8
-"""Threads that read records: most of the time goes by waiting for the disk or the object store."""
+OBJECT_THREADS = 16
+"""Threads that read an object store: nearly all the time goes by waiting for its answers."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -95,13 +95,26 @@ def _studies(path: AnyPath) -> Iterable[StudyFolder]:
     return variants or Results(path).studies()
 
 
-def read_all(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """Yield what a function that reads records returns for every item, in order, a few of them ahead."""
+def read_all(
+    opened: Opened, function: Callable[[_Item], _Result], items: Iterable[_Item], local_threads: int = 1
+) -> Iterator[_Result]:
+    """Yield what a function that reads records returns for every item, in order, a few of them ahead.
+
+    Args:
+        opened: whose records they are: those of an object store are read by several threads.
+        function: reads.
+        items: what to read.
+        local_threads: threads that read a local folder: several hinder one another, unless they compute without Python.
+    """
+    threads = OBJECT_THREADS if isinstance(opened.results.root, ObjectPath) else local_threads
+    if threads == 1:
+        yield from map(function, items)
+        return
     ahead = deque[Future[_Result]]()
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for item in items:
             ahead.append(pool.submit(function, item))
-            if len(ahead) > 2 * READERS:
+            if len(ahead) > 2 * threads:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

@@ -19,7 +19,11 @@ from cass_tune.results import Results
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = ("torch", "ray", "timm", "pandas", "scipy", "sklearn", "matplotlib")
 ANALYSIS_MAY_USE = {
-    f"cass_tune.{name}" for name in ("results", "config", "identity", "errors", "storage", "presets", "search.history")
+    f"cass_tune.{name}"
+    for name in (
+        *("config", "errors", "identity", "plan", "presets", "results", "search.history", "sharing", "storage"),
+        "training.rows",
+    )
 }
 MAY_IMPORT_RAY = "cass_tune.runner"
 

@@ -57,7 +57,7 @@ class Root:
     """
 
     def __init__(
-        self, folder: Path, counts: Record = PHANTOM, weights: dict[str, str] = RANDOM, demo: bool = False
+        self, folder: Path | str, counts: Record = PHANTOM, weights: dict[str, str] = RANDOM, demo: bool = False
     ) -> None:
         self.results = Results(folder)
         self.counts = counts

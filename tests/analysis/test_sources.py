@@ -19,13 +19,14 @@ import pytest
 from analysis.epochs import load_epochs
 from analysis.predictions import load_predictions
 from analysis.results import load
-from analysis.sources import read_all
+from analysis.sources import open_source, read_all
 from cass_tune.config import to_json
 from cass_tune.errors import UsageError
 from cass_tune.results import Results
 from cass_tune.training.rows import COLUMNS as ROW_COLUMNS
 from tests import small
 from tests.analysis.synthetic import RANDOM, SMALL, Root, cells, replace
+from tests.objects import ObjectStore
 
 REPOSITORY = Path(__file__).parents[2]
 TRIALS = cells(SMALL, "pretrain.batch_size", [8, 16], (0, 1))
@@ -197,11 +198,25 @@ def test_a_damaged_description_in_the_root_is_passed_over(root: Root, tmp_path: 
     assert len(load(tmp_path / "mine")["macro_f1"].dropna()) == 4
 
 
-def test_reading_ahead_keeps_the_order_and_raises() -> None:
-    assert list(read_all(lambda number: number * 2, range(100))) == list(range(0, 200, 2))
-    assert list(read_all(str, [])) == []
+@pytest.mark.parametrize("threads", [1, 3])
+def test_reading_ahead_keeps_the_order_and_raises(root: Root, threads: int) -> None:
+    opened = open_source(root.study)
+    assert list(read_all(opened, lambda number: number * 2, range(100), threads)) == list(range(0, 200, 2))
+    assert list(read_all(opened, str, [], threads)) == []
     with pytest.raises(ZeroDivisionError):
-        list(read_all(lambda number: 1 // (number - 50), range(100)))
+        list(read_all(opened, lambda number: 1 // (number - 50), range(100), threads))
+
+
+def test_an_object_store_is_read_as_a_folder_is(object_store: ObjectStore) -> None:
+    object_store.make_bucket("tables")
+    store = Root("s3://tables/results")
+    store.plan(TRIALS)
+    store.finish(TRIALS[2], 0.7)
+    store.compute(TRIALS[2], "finetune_cnn", [1.0, 2.0])
+    frame = load(str(store.results.root))
+    assert frame["status"].tolist() == ["missing"] * 4 + ["done"] * 2 + ["missing"] * 6
+    assert load_epochs(str(store.study.path))["seconds"].tolist() == [1.0, 2.0]
+    assert load_predictions(store.study).empty
 
 
 def test_the_records_are_loaded_without_torch_and_ray() -> None:
