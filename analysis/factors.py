@@ -75,11 +75,15 @@ def _why_not(frame: pd.DataFrame, factors: Sequence[str]) -> str | None:
 
 
 def anova_rows(table: pd.DataFrame) -> list[list[str]]:
-    """Return the table as text: the headers, then its rows."""
+    """Return the table as text: the headers, then its rows; of an arm that cannot be analysed there is none."""
     headers = ["arm", "source", "degrees", "sum of squares", "F", "p", "eta^2", "partial", "seeds"]
-    notes = [[row["arm"], row["note"]] for row in records(table) if row["note"] and row["source"] in (None, RESIDUAL)]
-    rows = [_text_row(row) for row in records(table) if row["source"] is not None]
-    return [headers, *rows, *([arm, note, *[""] * (len(headers) - 2)] for arm, note in notes)]
+    return [headers, *(_text_row(row) for row in records(table) if row["source"] is not None)]
+
+
+def anova_notes(table: pd.DataFrame) -> list[str]:
+    """Return for every arm why it cannot be analysed, or which seeds were left out."""
+    told = [row for row in records(table) if row["note"] and row["source"] in (None, RESIDUAL)]
+    return [f"{row['arm']}: {row['note']}." for row in told]
 
 
 def _text_row(row: Values) -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.cells import f1_table
 from analysis.factors import EXPLANATION as VARIANCE
-from analysis.factors import anova_rows, anova_table
+from analysis.factors import anova_notes, anova_rows, anova_table
 from analysis.format import has_published, shown_probes, text_rows
 from analysis.groups import Group, file_names, split
 from analysis.marks import marked, places, rule
@@ -177,11 +177,13 @@ def _variance(facts: _Facts) -> Iterator[Sheet]:
     for index, group in enumerate(facts.groups):
         table = anova_table(group.frame, facts.axes)
         if len(table):
+            rows = anova_rows(table)
             yield facts.sheet("variance", index)(
                 title="What the factors and the seeds explain of macro-F1",
                 numbers=table,
-                rows=anova_rows(table),
-                notes=[VARIANCE],
+                rows=rows,
+                notes=[*anova_notes(table), VARIANCE],
+                is_empty=len(rows) == 1,
             )
 
 
