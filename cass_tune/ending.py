@@ -6,9 +6,9 @@ command goes on with them: whoever runs commands again on other codes would begi
 
 from __future__ import annotations
 
-DONE, FAILED, USAGE, ERROR, AWAY, INTERRUPTED, TERMINATED = 0, 1, 2, 70, 75, 130, 143
+DONE, FAILED, USAGE, ERROR, AWAY, INTERRUPTED, PIPE, TERMINATED = 0, 1, 2, 70, 75, 130, 141, 143
 """70 is sysexits' EX_SOFTWARE; 75 is its EX_TEMPFAIL: storage, or Ray, was away or full for too long, and whoever runs
-commands again does so."""
+commands again does so. 141 is what a shell says of a program whose reader has closed the pipe."""
 
 
 def budget_line(left: int, hours: float, left_to_others: int = 0) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -29,6 +30,9 @@ def guarded(work: Callable[[], int], console: Console) -> int:
     except StorageError as error:
         Console(sys.stderr).say(f"error: {error}")
         return ending.AWAY
+    except BrokenPipeError:  # whoever read what this prints, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ending.PIPE
     except Exception:
         traceback.print_exc()
         Console(sys.stderr).say("This is a mistake of the program. What is saved is kept; please report it.")
