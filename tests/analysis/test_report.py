@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from analysis.groups import split
 from analysis.report import Report, gather, main, question, write
+from analysis.results import load
+from analysis.verdict import pairs
 from cass_tune.config import with_field
 from cass_tune.errors import UsageError
 from cass_tune.results import StudyFolder
@@ -145,6 +148,41 @@ def test_levels_that_can_be_told_apart(tmp_path: Path) -> None:
         root.finish(trial, 0.5 + better + trial.seed / 1000 * (1 + better), 0.5)
     first = gather(root.study).verdict[0]
     assert first.startswith("Pretraining batch size 8, 16: 1 of 2 pairs can be told apart by macro-F1: CNN, batch 8")
+
+
+def test_pairs_that_cannot_be_tested_are_said(tmp_path: Path) -> None:
+    trials = cells(SMALL, "pretrain.batch_size", (8, 16, 32), (0, 1, 2))
+    root = Root(tmp_path)
+    root.plan(trials)
+    for trial in trials:
+        if trial.pretrain.batch_size != 32 or trial.pretrain.method == "none":
+            root.finish(trial, 0.5 + trial.seed / 100, 0.5)
+    verdict = gather(root.study).verdict
+    assert verdict[0].startswith("Pretraining batch size 8, 16, 32: no two") and "surest of 2 pairs" in verdict[0]
+    assert verdict[1] == "4 more pairs have fewer than two seeds in common: of them nothing can be told."
+
+
+def test_no_seed_with_all_controls(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.plan(TRIALS)
+    for trial in TRIALS:
+        if trial.pretrain.method == "none" or trial.seed == (trial.pretrain.batch_size == 8):
+            root.finish(trial, 0.5)
+    verdict = gather(root.study).verdict
+    assert verdict[-1] == "CASS against finetuning without pretraining: no seed has both in all networks and settings."
+
+
+def test_methods_are_compared_on_equal_settings(tmp_path: Path) -> None:
+    batches = cells(SMALL, "pretrain.batch_size", (8, 16), (0, 1, 2), controls=False)
+    others = [with_field(trial, "pretrain.method", "dino") for trial in batches]
+    root = Root(tmp_path)
+    root.plan([*batches, *others], ["pretrain.method", "pretrain.batch_size"])
+    for trial in [*batches, *others[:-1]]:  # the last seed of one batch size is missing
+        root.finish(trial, 0.4 if trial.pretrain.batch_size == 16 else 0.8)
+    (group, *_) = split(load(root.study), ["pretrain.method", "pretrain.batch_size"])
+    found = pairs(group.frame, ["pretrain.method", "pretrain.batch_size"])
+    assert [pair.difference.n for pair in found] == [2, 2]
+    assert [pair.difference.mean for pair in found] == pytest.approx([0, 0])
 
 
 def test_mixed_environments_are_said(tmp_path: Path) -> None:
