@@ -75,7 +75,7 @@ def test_neither_weights_nor_checkpoints_are_packed(root: Root) -> None:
 
 
 def test_the_pretraining_is_packed_where_its_result_says(root: Root) -> None:
-    trial, stage = TRIALS[3], "ab" * 32
+    trial, stage = TRIALS[-1], "ab" * 32
     root.compute(stage, "pretrain", [1.0, 2.0])
     root.finish(trial, 0.5, stage={"digest": stage, "epoch": 2, "segments": [{"stage": stage, "start": 0, "end": 2}]})
     with zipfile.ZipFile(Path(str(pack(root.study)))) as archive:
