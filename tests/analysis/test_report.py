@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from analysis.groups import split
 from analysis.report import Report, gather, main, question, write
 from analysis.results import load
 from analysis.verdict import pairs
-from cass_tune.config import with_field
+from cass_tune.config import ARMS, with_field
 from cass_tune.errors import UsageError
 from cass_tune.results import StudyFolder
 from tests.analysis.synthetic import SMALL, Root, cells
+from tests.small import local
 
 TRIALS = cells(SMALL, "pretrain.batch_size", (8, 16), (0, 1, 2))
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -57,6 +59,7 @@ def filled(folder: Path, *, demo: bool = False) -> Root:
     for trial in TRIALS:
         gain = 0.0 if trial.pretrain.method == "none" else 0.1
         root.finish(trial, 0.6 + gain + trial.seed / 100, 0.5 + gain + trial.seed / 90)
+        root.predict(trial, [(arm, "a.png", "glioma", [1.0, 0.0, 0.0, 0.0]) for arm in ARMS])
     return root
 
 
@@ -216,6 +219,24 @@ def test_two_groups_are_told_apart(tmp_path: Path) -> None:
     root.plan(longer)
     found: Report = gather(root.study)
     assert sum(sheet.title == "F1 of every cell" for sheet in found.sheets) == 2
+    assert found.verdict[0] == "No trial has a result yet: there is nothing to tell." and found.claims == []
+    assert found.verdict[1].startswith("Verdict and claims are on table 1 of 2, the last asked for;")
+
+
+def test_what_is_missing_of_finished_trials_is_said(tmp_path: Path) -> None:
+    root = filled(tmp_path)
+    gone, torn = (root.results.trial(root.digest(trial)) for trial in TRIALS[:2])
+    local(gone.predictions).unlink()
+    local(torn.predictions).write_bytes(b"PAR1 torn")
+    path = local(root.results.trial(root.digest(TRIALS[2])).path) / "result.json"
+    path.write_text(path.read_text().replace('"macro_f1": 0.6', '"macro_f1": NaN, "was": 0.6'))
+    write(root.study)
+    both = ", ".join(sorted([gone.id, torn.id]))
+    for text in map(html.unescape, pages(root.study)):
+        missing = text[text.index("What failed, and what is missing") :]
+        assert "no predictions, so not in the tables of classes and images (1 of 9 trials that are done)" in text
+        assert "no macro-F1 of an arm (1 of 9 trials): control seed=2" in missing
+        assert f"2 of 9 trials have no predictions that can be read, and are left out: {both}." in text
 
 
 def test_command(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
