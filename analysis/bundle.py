@@ -79,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.into is not None:
             print(_unpacked(Path(given.what), given.into))
+        elif given.what.endswith(".zip"):
+            raise UsageError(f"{given.what} is unpacked with --into DIR, a results root, but got none. Give one.")
         else:
             for study in find_study(given.what, given.results or default_root(Path.cwd())):
                 print(_packed(study))

@@ -201,6 +201,8 @@ def test_commands(root: Root, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     sha256 = checksum.split()[1]
     assert main([path.split("  ")[0], "--into", str(tmp_path / "there")]) == 0
     assert f"SHA-256 of the bundle {sha256}" in capsys.readouterr().out
+    assert main([path.split("  ")[0]]) == 2
+    assert "is unpacked with --into DIR" in capsys.readouterr().err
     assert main(["batch_abl", "--results", results]) == 2
     assert "There are: batch_ablation" in capsys.readouterr().err
     assert main([str(tmp_path / "none.zip"), "--into", str(tmp_path / "there")]) == 2

@@ -94,7 +94,9 @@ def test_says_what_it_is_and_what_came_out(root: Root) -> None:
         assert "9 trials: 9 done" in text
         assert "CASS is better than finetuning without pretraining" in text
         assert "python -m analysis.bundle batch_ablation/phantom-demo" in text
+        assert all(number in text for number in ("2206.04170", "2301.12025", "2308.10064"))
         assert "singh2022cass" in text and "caron2021dino" not in text
+        assert "--results DIR names another" in text
         assert "Nothing: every trial is done." in text
     assert "| CASS is better than finetuning without pretraining | supported |" in markdown
     assert "+0.100 [+0.100, +0.100]" in markdown
