@@ -15,20 +15,16 @@ import hashlib
 import json
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from analysis.results import read_plans, wanted_trials
+from analysis.segments import segments_of
+from analysis.unpacking import MANIFEST, VERSION, sha256, unpack
+from cass_tune import ending
 from cass_tune.errors import UsageError
 from cass_tune.results import StudyFolder, default_root, find_study
-from cass_tune.storage import AnyPath, place, whole_file
-
-MANIFEST = "manifest.json"
-"""Lists every other file of a bundle with its SHA-256."""
-
-VERSION = 1
-"""Of the layout of a bundle."""
+from cass_tune.storage import AnyPath, StorageError, place, whole_file
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 _UNPACK_WITH = "python -m analysis.bundle FILE.zip --into DIR, then python -m analysis.report STUDY --results DIR"
@@ -57,8 +53,9 @@ def _records(study: StudyFolder) -> Iterator[AnyPath]:
     results, stages = study.results, dict[str, None]()
     yield from study.records()
     for _, _, trial in wanted_trials(read_plans(study)):
-        yield from results.trial(trial["digest"]).records()
-        stages |= dict.fromkeys(segment["stage"] for segment in trial["segments"])
+        folder = results.trial(trial["digest"])
+        yield from folder.records()
+        stages |= dict.fromkeys(segment.stage for segment in segments_of(trial, folder.outcome()) or ())
     for stage in stages:
         yield from results.stage(stage).records()
 
@@ -72,84 +69,6 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def unpack(file: Path, into: Path) -> StudyFolder:
-    """Check a bundle and write its files into a results root, which may hold others; return the study's folder.
-
-    Args:
-        file: of `pack`.
-        into: the results root; a file that is there must be the same.
-
-    Raises:
-        UsageError: the file is no bundle, or was changed after it was packed (names every file), or another file is in
-            its place; nothing is written then.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            manifest, contents = _checked(archive, file)
-    except FileNotFoundError as error:
-        raise UsageError(f"There is no file {file}.") from error
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UsageError(f"{file} is no bundle, or was cut short: {error}. Get it again.") from error
-    for name, content in contents.items():
-        target = into / name
-        if target.exists() and target.read_bytes() != content:
-            raise UsageError(f"{target} is there and differs from the bundle's. Give another folder with --into.")
-    for name, content in contents.items():
-        (into / name).parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(into / name) as temporary:
-            temporary.write_bytes(content)
-    return StudyFolder((into / manifest["study"]).absolute())
-
-
-def _checked(archive: zipfile.ZipFile, file: Path) -> tuple[Mapping[str, Any], dict[str, bytes]]:
-    """Return the manifest and all contents."""
-    names = archive.namelist()
-    if MANIFEST not in names:
-        raise UsageError(f"{file} is no bundle of a study: it has no {MANIFEST}. Make one with analysis.bundle STUDY.")
-    problems, contents = list[str](), dict[str, bytes]()
-    try:
-        manifest = json.loads(archive.read(MANIFEST))
-        version, sums = manifest["version"], dict(manifest["sha256"])
-    except (ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{MANIFEST} of {file} is damaged ({error}): the bundle was changed.") from error
-    if version != VERSION:
-        raise UsageError(f"{file} has layout {version} and this code reads {VERSION}. Use the code that packed it.")
-    for name in dict.fromkeys([*names, *sums]):
-        problem = _problem(archive, name, names, sums, contents)
-        problems += [f"{name} {problem}"] if problem and name != MANIFEST else []
-    if not problems and not _is_inside(manifest["study"]):
-        problems = [f"its study {manifest['study']!r} lies outside"]
-    if problems:
-        what = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
-        raise UsageError(f"{file} was changed after it was packed, and is not unpacked: {what}.")
-    return manifest, contents
-
-
-def _problem(
-    archive: zipfile.ZipFile, name: str, names: Sequence[str], sums: Mapping[str, str], contents: dict[str, bytes]
-) -> str:
-    """Return what is wrong with one file, or nothing and put its content with the others."""
-    if not _is_inside(name):
-        return "lies outside the results root"
-    if name not in sums:
-        return "was added"
-    if name not in names:
-        return "is missing"
-    try:
-        content = archive.read(name)
-    except zipfile.BadZipFile:
-        return "is damaged"
-    if hashlib.sha256(content).hexdigest() != sums[name]:
-        return "has another SHA-256"
-    contents[name] = content
-    return ""
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Pack a study, or check and unpack a bundle; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m analysis.bundle", description=(__doc__ or "").partition("\n")[0])
@@ -160,13 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given.into is not None:
             print(_unpacked(Path(given.what), given.into))
+        elif given.what.endswith(".zip"):
+            raise UsageError(f"{given.what} is unpacked with --into DIR, a results root, but got none. Give one.")
         else:
             for study in find_study(given.what, given.results or default_root(Path.cwd())):
                 print(_packed(study))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return ending.USAGE
+    except StorageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ending.AWAY
+    return ending.DONE
 
 
 def _packed(study: StudyFolder) -> str:
@@ -179,8 +103,7 @@ def _packed(study: StudyFolder) -> str:
 def _unpacked(file: Path, into: Path) -> str:
     study = unpack(file, into)
     name = f"{study.path.parent.name}/{study.path.name}"
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    lines = [f"{file}: every file as it was packed; SHA-256 of the bundle {sha256}", f"unpacked to {into}"]
+    lines = [f"{file}: every file as it was packed; SHA-256 of the bundle {sha256(file)}", f"unpacked to {into}"]
     return "\n".join([*lines, f"python -m analysis.report {name} --results {into}"])
 
 

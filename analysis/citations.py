@@ -11,6 +11,12 @@ _ENTRIES = {
   author = {Singh, Pranav and Sizikova, Elena and Cirrone, Jacopo},
   year = {2022}, eprint = {2206.04170}, archiveprefix = {arXiv}
 }""",
+    "singh2023pairs": """\
+@misc{singh2023pairs,
+  title = {Cross-Architectural Positive Pairs improve the effectiveness of Self-Supervised Learning},
+  author = {Singh, Pranav and Cirrone, Jacopo},
+  year = {2023}, eprint = {2301.12025}, archiveprefix = {arXiv}
+}""",
     "singh2023efficient": """\
 @inproceedings{singh2023efficient,
   title = {Efficient Representation Learning for Healthcare with Cross-Architectural Self-Supervision},
@@ -44,7 +50,7 @@ _ENTRIES = {
   booktitle = {KDD}, year = {2019}, note = {arXiv 1907.10902}
 }""",
 }
-_OF_METHOD = {"cass": ("singh2022cass", "singh2023efficient"), "dino": ("caron2021dino",)}
+_OF_METHOD = {"cass": ("singh2022cass", "singh2023pairs", "singh2023efficient"), "dino": ("caron2021dino",)}
 
 
 def citations(methods: Collection[str], *, is_search: bool) -> list[str]:

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from analysis.results import read_plans
+from cass_tune import ending
 from cass_tune.errors import UsageError
 from cass_tune.results import StudyFolder, default_root, find_study
-from cass_tune.storage import place
+from cass_tune.storage import StorageError, place
 
 Action = Callable[[StudyFolder, Mapping[str, object]], str]
 
@@ -27,9 +28,12 @@ def run(description: str, action: Action, arguments: Sequence[str] | None = None
         texts = [action(study, published_of(study)) for study in studies]
     except UsageError as error:
         print(error, file=sys.stderr)
-        return 2
+        return ending.USAGE
+    except StorageError as error:
+        print(error, file=sys.stderr)
+        return ending.AWAY
     print("\n\n".join(texts))
-    return 0
+    return ending.DONE
 
 
 def published_of(study: StudyFolder) -> Mapping[str, object]:

@@ -75,12 +75,11 @@ def ratios(cass: pd.DataFrame, dino: pd.DataFrame) -> pd.Series:
 
 
 def drops(rows: pd.DataFrame, factor: str, axes: list[str]) -> dict[str, pd.Series]:
-    """Return by network and setting the drop of every seed from the middle level to the one with the lowest mean."""
+    """Return by network and setting the drop of every seed from the level with the highest mean to the lowest one."""
 
     def drop(levels: pd.DataFrame) -> pd.Series:
         means = levels.mean()
-        middle = levels.columns[len(levels.columns) // 2] if len(levels.columns) > 2 else means.idxmax()
-        return cast(pd.Series, levels[middle] - levels[means.idxmin()])
+        return cast(pd.Series, levels[means.idxmax()] - levels[means.idxmin()])
 
     return _over_levels(rows, factor, axes, drop)
 
@@ -93,12 +92,15 @@ def ranges(rows: pd.DataFrame, factor: str, axes: list[str]) -> dict[str, pd.Ser
 def _over_levels(
     rows: pd.DataFrame, factor: str, axes: list[str], measure: Callable[[pd.DataFrame], pd.Series]
 ) -> dict[str, pd.Series]:
-    """Return a measure of every seed that has all levels of a factor, by network and setting of the other axes."""
+    """Return a measure of every seed that has all levels of a factor, by network and setting of the other axes.
+
+    All levels are those that were asked for: where one has no score yet, no seed has them all.
+    """
     others = [axis for axis in axes if axis not in (factor, METHOD)]
     found: dict[str, pd.Series] = {}
-    for alike in by(rows.loc[rows["macro_f1"].notna()], ["arm", *map(column, others)]):
-        levels = alike.pivot_table(index="seed", columns=column(factor), values="macro_f1").dropna()
-        if levels.shape[1] > 1 and len(levels):
-            row = first(alike)
-            found[_name(row, others)] = measure(levels).astype(float)
+    for alike in by(rows, ["arm", *map(column, others)]):
+        levels = cast(pd.Series, alike.groupby(["seed", column(factor)])["macro_f1"].mean()).unstack().dropna()
+        if levels.shape[1] > 1:
+            values = measure(levels) if len(levels) else pd.Series()
+            found[_name(first(alike), others)] = values.astype(float)
     return found

@@ -39,7 +39,7 @@ CAPTION = (
 
 
 def examples(study: StudyFolder, series: pd.DataFrame) -> pd.DataFrame:
-    """Return the record of the examples, of the first tested trial of a study.
+    """Return the record of the examples, of the first tested trial of a study whose predictions can be read.
 
     Args:
         study: its folder.
@@ -49,14 +49,14 @@ def examples(study: StudyFolder, series: pd.DataFrame) -> pd.DataFrame:
         For each arm at most `EACH` right and as many wrong predictions, the surest first and one of a group (patient,
         identical files): the trial, image (its path in the data), true and predicted class, and probability (0 to 1) of
         the latter. Without predictions, no rows.
-
-    Raises:
-        UsageError: predictions are damaged.
     """
     for row in records(series):
         folder = study.results.trial(row["digest"])
         if folder.is_finished() and folder.predictions.exists():
-            chosen = _surest(where(load_predictions(study, [row["digest"]]), {"split": "test"}))
+            found = load_predictions(study, [row["digest"]], leave_out_damaged=True)
+            if found.empty:
+                continue
+            chosen = _surest(where(found, {"split": "test"}))
             return chosen.assign(series=row["series"], seed=row["seed"]).reindex(columns=COLUMNS)
     return pd.DataFrame(columns=COLUMNS)
 

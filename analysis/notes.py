@@ -146,7 +146,7 @@ def _cells_with(table: pd.DataFrame, axes: list[str], name: str) -> list[str]:
 
 
 def unfinished(frame: pd.DataFrame) -> list[str]:
-    """Return the trials that failed or collapsed, with error and log, and those that are running, pruned, ..."""
+    """Return the trials that failed or collapsed, with error and log, those that are running, pruned, ..., and gaps."""
     trials = once(frame, ["digest"])
     lines = []
     for state in ("failed", "collapsed"):
@@ -156,6 +156,10 @@ def unfinished(frame: pd.DataFrame) -> list[str]:
         names = where(trials, {"status": state})["name"].tolist()
         if names:
             lines.append(wrap(f"{state} ({len(names)} of {len(trials)} trials): {listing(names)}"))
+    done = where(frame, {"status": "done"})
+    unscored = once(done.loc[done["macro_f1"].isna()], ["digest"])["name"].tolist()
+    if unscored:
+        lines.append(wrap(f"no macro-F1 of an arm ({len(unscored)} of {len(trials)} trials): {listing(unscored)}"))
     missing = where(trials, {"status": "missing"})["name"].tolist()
     if missing:
         lines.append(wrap(f"missing ({len(missing)} of {len(trials)} trials; run the study again): {listing(missing)}"))

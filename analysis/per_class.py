@@ -99,10 +99,10 @@ def _tested(folder: TrialFolder) -> pd.DataFrame:
 
 
 def left_out(table: pd.DataFrame, frame: pd.DataFrame) -> list[str]:
-    """Return a note on the finished trials that are not in the table.
+    """Return a note on the finished trials that are not in a table made from predictions.
 
     Args:
-        table: what `class_table` returned.
+        table: with ``trial_ids``, for example what `class_table` returned.
         frame: the rows that it was made from.
     """
     done = set(frame.loc[frame["status"] == "done", "trial_id"])

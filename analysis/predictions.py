@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,12 +24,15 @@ COLUMNS = ("digest", "trial_id", "name", "seed", *_TEXTS, "label", "predicted")
 """The columns before those of the outputs."""
 
 
-def load_predictions(source: Source, only: Collection[str] | None = None) -> pd.DataFrame:
+def load_predictions(
+    source: Source, only: Collection[str] | None = None, *, leave_out_damaged: bool = False
+) -> pd.DataFrame:
     """Return one row per finished trial, arm, part of the data (validation, test) and image.
 
     Args:
         source: as in `analysis.results.load`.
         only: identities of the trials that are read; all by default.
+        leave_out_damaged: take a trial whose predictions are damaged for one without any.
 
     Returns:
         digest, trial_id, name, arm and split as categories; seed as Int64; image and group (patient or lesion, the
@@ -37,11 +41,12 @@ def load_predictions(source: Source, only: Collection[str] | None = None) -> pd.
         sigmoid, float32, NaN for a class that a trial did not have. A trial without predictions has no row.
 
     Raises:
-        UsageError: as in `analysis.results.load`; or predictions are damaged.
+        UsageError: as in `analysis.results.load`; or predictions are damaged, unless they are left out.
     """
+    read = _readable if leave_out_damaged else _read
     opened = open_source(source)
     numbers = [n for n, wanted in enumerate(opened.wanted) if only is None or wanted.trial["digest"] in only]
-    parts = [part for part in read_all(opened, lambda number: _read(opened, number), numbers) if part]
+    parts = [part for part in read_all(opened, lambda number: read(opened, number), numbers) if part]
     classes = list(dict.fromkeys(name for part in parts for name in part.classes))
     positions = [np.full(len(part.labels), part.number) for part in parts]
     columns = {
@@ -112,6 +117,12 @@ def _read(opened: Opened, number: int) -> _Part | None:
             f"{folder.predictions} is damaged: {error}. Delete it to go on without this trial's predictions, or "
             "compute the study again with --redo all."
         ) from error
+
+
+def _readable(opened: Opened, number: int) -> _Part | None:
+    with suppress(Damaged):
+        return _read(opened, number)
+    return None
 
 
 def _texts(parts: Sequence[_Part], name: str) -> pd.Series:

@@ -19,13 +19,14 @@ from analysis.command import run
 from analysis.comparison import comparison
 from analysis.environments import environment_table, mixtures
 from analysis.figures import Plot
-from analysis.format import listing
+from analysis.format import listing, wrap
 from analysis.frames import once, where
-from analysis.groups import split
+from analysis.groups import Group, split
 from analysis.notes import heading, subject, unfinished
 from analysis.results import load, read_plans, save, study_axes
 from analysis.search import is_search
 from analysis.sheet import Sheet
+from analysis.sources import read_all
 from analysis.verdict import RULE, verdict
 from cass_tune.results import Record, StudyFolder
 from cass_tune.storage import write_text
@@ -48,7 +49,7 @@ class Report:
         claims_summary: how many of them are supported.
         sheets: its tables.
         plots: its figures.
-        unfinished: trials that failed, collapsed, run or are missing.
+        unfinished: trials that failed, collapsed, run or are missing, and what is missing of those that are done.
         published: the published numbers in words.
         environment: of `analysis.environments.environment_table`.
         commands: to get the same again, each with what it is for.
@@ -90,15 +91,15 @@ def gather(
     plans = read_plans(study)
     plan, axes, searches = plans[-1], study_axes(plans), is_search(plans)
     frame = load(study) if frame is None else frame
-    found = [] if searches else split(frame, axes)[:1]
-    on_claims = [claim for group in found for claim in claims(group.frame, axes)]
+    groups = [] if searches else split(frame, axes)
+    on_claims = [claim for group in groups[:1] for claim in claims(group.frame, axes)]
     environment = environment_table(study)
     return Report(
         title=subject(plan),
         is_demo=plan["demo"],
         question=question(plan),
         facts=heading(plan, frame, axes)[1:],
-        verdict=search_report.verdict(study) if searches else [s for g in found for s in verdict(g.frame, axes)],
+        verdict=search_report.verdict(study) if searches else _verdict(groups, axes),
         rule="" if searches else RULE,
         states=_states(frame),
         warnings=[*_collapse(frame), *mixtures(environment)],
@@ -106,12 +107,19 @@ def gather(
         claims_summary="" if searches else summary(on_claims),
         sheets=tables.sheets(study, published, frame),
         plots=list(plots.figures(study, published)),
-        unfinished=unfinished(frame),
+        unfinished=[*unfinished(frame), *_without_predictions(study, frame)],
         published=[] if searches else comparison(frame, published or {}),
         environment=environment,
         commands=_commands(study, plan, frame, environment),
         citations=citations(frame["pretrain_method"].unique().tolist(), is_search=searches),
     )
+
+
+def _verdict(groups: Sequence[Group], axes: list[str]) -> list[str]:
+    """Return the verdict on what was asked for last, and that there is more."""
+    found = [sentence for group in groups[:1] for sentence in verdict(group.frame, axes)]
+    more = f"Verdict and claims are on table 1 of {len(groups)}, the last asked for; the other trials may not share it."
+    return [*found, *[more] * (len(groups) > 1)]
 
 
 def question(plan: Record) -> str:
@@ -128,6 +136,14 @@ def _states(frame: pd.DataFrame) -> str:
     trials = once(frame, ["digest"])
     counts = trials["status"].value_counts()
     return f"{len(trials)} trials: " + ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def _without_predictions(study: StudyFolder, frame: pd.DataFrame) -> list[str]:
+    done = once(where(frame, {"status": "done"}), ["digest"])
+    are_there = read_all(lambda digest: study.results.trial(digest).predictions.exists(), done["digest"].tolist())
+    names = [name for name, is_there in zip(done["name"].tolist(), are_there, strict=True) if not is_there]
+    what = "no predictions, so not in the tables of classes and images"
+    return [wrap(f"{what} ({len(names)} of {len(done)} trials that are done): {listing(names)}")] if names else []
 
 
 def _collapse(frame: pd.DataFrame) -> list[str]:

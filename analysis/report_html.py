@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import jinja2
 
-from analysis.report_markdown import DEMO
+from analysis.report_markdown import DEMO, PLACES
 from analysis.typeset import minus
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def render(report: Report) -> str:
         image=_image,
         width_px=_width_px,
         demo=DEMO,
+        places=PLACES,
         environment=report.environment.to_dict("records"),
     )
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 DEMO = "DEMO: small networks and short training. These numbers show that everything works, not what a method is worth."
 """What stands above the numbers of a demonstration."""
 
+PLACES = "Results are looked for in the root that cass_tune.toml names, or in results; --results DIR names another."
+"""What stands above the commands."""
+
 
 def render(report: Report) -> str:
     """Return the page.
@@ -47,6 +50,7 @@ def _parts(report: Report) -> Iterator[str]:
     rows = [[escape(str(value)) for value in row] for row in report.environment.itertuples(index=False)]
     yield table([["What", "Value", "Trials"], *rows])
     yield "## The same again"
+    yield PLACES
     yield _fenced([f"{command}    # {what}" for command, what in report.commands])
     yield "## Citation"
     yield _fenced(report.citations)

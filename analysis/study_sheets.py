@@ -188,15 +188,15 @@ def _variance(facts: _Facts) -> Iterator[Sheet]:
 
 
 def _images(facts: _Facts) -> Iterator[Sheet]:
-    predictions = load_predictions(facts.study)
+    predictions = load_predictions(facts.study, leave_out_damaged=True)
     for index, group in enumerate(facts.groups):
         table = model_comparison(predictions, group.frame, facts.axes)
         if len(table):
             yield facts.sheet("images", index)(
                 title="What the test images say of every network",
-                numbers=table.assign(trial_ids=table["trial_id"]),
+                numbers=(numbers := table.assign(trial_ids=table["trial_id"])),
                 rows=comparison_rows(table, facts.axes),
-                notes=[IMAGES],
+                notes=[*left_out(numbers, group.frame), IMAGES],
                 trials=table["trial_id"].tolist(),
                 is_detail=True,
             )

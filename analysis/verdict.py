@@ -34,13 +34,18 @@ class Pair:
         where: the network and setting in words.
         levels: the two, in words.
         difference: macro-F1 of the first minus that of the second, paired by seed.
-        p: of its t test, corrected for all pairs.
+        p: of its t test, corrected for all pairs; NaN with fewer than two seeds in common.
     """
 
     where: str
     levels: tuple[str, str]
     difference: Estimate
     p: float
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there are two seeds in common."""
+        return self.difference.n > 1
 
     def text(self) -> str:
         """Return for example ``CNN, batch 16 minus batch 32: +0.024 [-0.001, +0.049], p = 0.31``."""
@@ -49,7 +54,7 @@ class Pair:
 
 
 def pairs(frame: pd.DataFrame, axes: Sequence[str]) -> list[Pair]:
-    """Return every pair of levels of the first axis that has a difference, the surest first.
+    """Return every pair of levels of the first axis, the surest first; last those without two seeds in common.
 
     Args:
         frame: rows that may share a table (`analysis.groups.split`).
@@ -59,7 +64,7 @@ def pairs(frame: pd.DataFrame, axes: Sequence[str]) -> list[Pair]:
     rows = frame if axis == METHOD else frame.loc[frame["pretrain_method"] != "none"]
     shared = control_axes(others) if axis == METHOD else others
     found: list[tuple[str, tuple[str, str], Estimate]] = []
-    for alike in by(rows.loc[rows["macro_f1"].notna()], ["arm", *map(column, shared)]):
+    for alike in by(rows, ["arm", *map(column, shared)]):
         row = first(alike)
         words = [
             ARM_NAMES[row["arm"]],
@@ -67,14 +72,14 @@ def pairs(frame: pd.DataFrame, axes: Sequence[str]) -> list[Pair]:
         ]
         for a, b in itertools.combinations(_levels(alike, axis), 2):
             difference = paired_difference(_of(alike, axis, a), _of(alike, axis, b))
-            if difference.n > 1:
-                found.append((", ".join(words), (_label(axis, a), _label(axis, b)), difference))
+            found.append((", ".join(words), (_label(axis, a), _label(axis, b)), difference))
     adjusted = holm([p_value(difference) for *_, difference in found])
     items = [
         Pair(where=place, levels=levels, difference=difference, p=p)
         for (place, levels, difference), p in zip(found, adjusted, strict=True)
     ]
-    return sorted(items, key=lambda pair: (pair.p, -abs(pair.difference.mean)))
+    tested = sorted((pair for pair in items if pair.is_tested), key=lambda pair: (pair.p, -abs(pair.difference.mean)))
+    return [*tested, *(pair for pair in items if not pair.is_tested)]
 
 
 def _levels(rows: pd.DataFrame, axis: str) -> list[object]:
@@ -87,8 +92,9 @@ def _label(axis: str, level: object) -> str:
 
 
 def _of(rows: pd.DataFrame, axis: str, level: object) -> pd.Series:
+    """Return macro-F1 of a level by seed, mean over what else there is of it; missing where any of that is missing."""
     own = where(rows, {column(axis): level})
-    return own.groupby("seed")["macro_f1"].mean().astype(float)  # type: ignore[union-attr]
+    return own.groupby("seed")["macro_f1"].agg(lambda values: values.mean(skipna=False)).astype(float)  # type: ignore[return-value]
 
 
 def verdict(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
@@ -110,19 +116,21 @@ def _on_levels(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     levels = _levels(frame, axes[0])
     if len(levels) < 2:
         return []
-    found, name = pairs(frame, axes), long_name(axes[0]).partition(" (")[0]
+    every, name = pairs(frame, axes), long_name(axes[0]).partition(" (")[0]
+    found = [pair for pair in every if pair.is_tested]
     told = [pair for pair in found if pair.p < LEVEL]
     shown = ", ".join(setting(column(axes[0]), level) for level in levels)
     what = f"{name} {shown}"
     if not found:
         return [f"{what}: no two of them have two seeds in common, so nothing can be told."]
+    untested = len(every) - len(found)
+    more = [f"{untested} more pairs have fewer than two seeds in common: of them nothing can be told."] * bool(untested)
     if not told:
-        return [
-            f"{what}: no two of them can be told apart by macro-F1 (surest of {len(found)} pairs: {found[0].text()})."
-        ]
+        text = f"no two of them can be told apart by macro-F1 (surest of {len(found)} pairs: {found[0].text()})."
+        return [f"{what}: {text}", *more]
     rest = f"; and {len(told) - 3} more" if len(told) > 3 else ""
     text = "; ".join(pair.text() for pair in told[:3])
-    return [f"{what}: {len(told)} of {len(found)} pairs can be told apart by macro-F1: {text}{rest}."]
+    return [f"{what}: {len(told)} of {len(found)} pairs can be told apart by macro-F1: {text}{rest}.", *more]
 
 
 def _on_control(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
@@ -131,6 +139,8 @@ def _on_control(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
         return []
     estimate = together(parts)
     text = estimate.text(signed=True)
+    if not estimate.n:
+        return ["CASS against finetuning without pretraining: no seed has both in all networks and settings."]
     if estimate.n < 2:
         return [f"CASS against finetuning without pretraining, mean over networks and settings: {text}."]
     how = "better" if estimate.low > 0 else "worse" if estimate.high < 0 else "not told from noise"

@@ -86,7 +86,9 @@ def _row_difference(epoch: int, row: Record, again: Record) -> str:
     if not again:
         return f"epoch {epoch} was not run again"
     for name, value in _kept(row).items():
-        if name in again and value != again[name]:
+        if name not in again:
+            return f"from epoch {epoch} on: {name} is missing now"
+        if value != again[name]:
             return f"from epoch {epoch} on: {name} {_values(value, again[name])}"
     return ""
 
@@ -133,9 +135,9 @@ def _predictions(earlier: AnyPath, again: AnyPath) -> Part:
     text = ""
     if keys != keys_again or outputs.shape != outputs_again.shape:
         text = "other images, labels or parts"
-    elif not np.array_equal(outputs, outputs_again):
-        worst = float(np.abs(outputs - outputs_again).max())
-        count = int((outputs != outputs_again).any(axis=1).sum())
+    elif not np.array_equal(outputs, outputs_again, equal_nan=True):
+        is_other = (outputs != outputs_again) & ~(np.isnan(outputs) & np.isnan(outputs_again))
+        worst, count = float(np.abs(outputs - outputs_again)[is_other].max()), int(is_other.any(axis=1).sum())
         text = f"outputs of {count} of {len(outputs)} rows, by at most {worst:.3g}"
     return Part(name="predictions", compared=outputs.size, differs=text)
 
@@ -165,4 +167,4 @@ def _tensors(path: AnyPath) -> dict[str, np.ndarray]:
 
 
 def _are_same(earlier: np.ndarray, again: np.ndarray | None) -> bool:
-    return again is not None and earlier.dtype == again.dtype and np.array_equal(earlier, again)
+    return again is not None and earlier.dtype == again.dtype and earlier.tobytes() == again.tobytes()

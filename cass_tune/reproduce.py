@@ -105,8 +105,11 @@ class _Reproduction:
         environment = {"threads": 1, **(self._folder.environment() or {})}
         for line in self._changed(environment):
             self._console.say(f"  {line}")
-        self._console.say(f"trial {self._folder.id} is run again in {self._into}")
-        if not self._again.trial(self._folder.digest).is_finished():
+        if self._again.trial(self._folder.digest).is_finished():
+            where = f"already run again in {self._into}; delete that folder to do it once more"
+            self._console.say(f"trial {self._folder.id} was {where}")
+        else:
+            self._console.say(f"trial {self._folder.id} is run again in {self._into}")
             self._train(trial, inputs, environment)
         return self._compared(trial, inputs)
 

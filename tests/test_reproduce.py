@@ -108,6 +108,7 @@ def test_says_what_differs(
     lines = [line.strip() for line in text.splitlines() if "DIFFERS" in line]
     assert [line.partition("  ")[0] for line in lines] == [expected]
     assert f"NOT IDENTICAL: 1 of 10 parts differ, {expected} first" in text
+    assert f"was already run again in {again}; delete that folder" in text
     if edit is edit_row:
         assert "from epoch 2 on: loss was" in lines[0] and "(by 1e-07)" in lines[0]
     assert again.exists()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,6 +74,14 @@ def test_neither_weights_nor_checkpoints_are_packed(root: Root) -> None:
     assert not names & {"cnn.safetensors", "1.json", "holder.json", ".holder.lock"}
 
 
+def test_the_pretraining_is_packed_where_its_result_says(root: Root) -> None:
+    trial, stage = TRIALS[-1], "ab" * 32
+    root.compute(stage, "pretrain", [1.0, 2.0])
+    root.finish(trial, 0.5, stage={"digest": stage, "epoch": 2, "segments": [{"stage": stage, "start": 0, "end": 2}]})
+    with zipfile.ZipFile(Path(str(pack(root.study)))) as archive:
+        assert any(name.startswith(f"stages/{stage[:12]}/epochs/") for name in archive.namelist())
+
+
 def result_of(contents: dict[str, bytes]) -> str:
     return next(name for name in contents if name.endswith("result.json"))
 
@@ -98,6 +109,18 @@ def escape_by_study(contents: dict[str, bytes]) -> None:
     contents[MANIFEST] = json.dumps({**json.loads(contents[MANIFEST]), "study": "../../x"}).encode()
 
 
+def plant(contents: dict[str, bytes]) -> None:
+    manifest = json.loads(contents[MANIFEST])
+    manifest["sha256"]["pandas.py"] = hashlib.sha256(b"print()").hexdigest()
+    contents |= {"pandas.py": b"print()", MANIFEST: json.dumps(manifest).encode()}
+
+
+def without_study(contents: dict[str, bytes]) -> None:
+    manifest = json.loads(contents[MANIFEST])
+    del manifest["study"]
+    contents[MANIFEST] = json.dumps(manifest).encode()
+
+
 def newer(contents: dict[str, bytes]) -> None:
     contents[MANIFEST] = json.dumps({**json.loads(contents[MANIFEST]), "version": 2}).encode()
 
@@ -110,6 +133,8 @@ def newer(contents: dict[str, bytes]) -> None:
         (take_away, r"result\.json is missing"),
         (escape, r"\.\./evil lies outside the results root"),
         (escape_by_study, r"'\.\./\.\./x' lies outside"),
+        (plant, r"pandas\.py is no record of the study"),
+        (without_study, f"{MANIFEST} of .* is damaged \\('study'\\)"),
         (newer, "has layout 2 and this code reads 1"),
         (lambda contents: contents.pop(MANIFEST), f"has no {MANIFEST}"),
         (lambda contents: contents.update({MANIFEST: b"[]"}), f"{MANIFEST} of .* is damaged"),
@@ -132,6 +157,32 @@ def test_a_bundle_that_was_cut_short(root: Root, tmp_path: Path, cut: int) -> No
         unpack(file, tmp_path / "elsewhere")
 
 
+def test_a_large_bundle_is_read_in_parts(root: Root, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Path(str(root.results.trial(root.digest(TRIALS[0])).path)) / "log.txt"
+    log.write_bytes(bytes(100_000_000))
+    file = Path(str(pack(root.study)))
+    assert file.stat().st_size < 1_000_000
+    tracemalloc.start()
+    unpack(file, tmp_path / "there")
+    largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest < 30_000_000
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=99_000_000))
+    with pytest.raises(UsageError, match=r"have 0\.1 GB, and .* has room for 0\.1"):
+        unpack(file, tmp_path / "elsewhere")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_an_archive_that_cannot_be_read(root: Root, tmp_path: Path) -> None:
+    content = bytearray(Path(str(pack(root.study))).read_bytes())
+    start = content.index(b"PK\x01\x02")  # the first entry of its directory
+    content[start + 10 : start + 12] = b"\x63\x00"  # a method of compression that nobody knows
+    file = tmp_path / "strange.zip"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="is damaged"):
+        unpack(file, tmp_path / "elsewhere")
+
+
 def test_unpacking_replaces_nothing(root: Root, tmp_path: Path) -> None:
     file, into = Path(str(pack(root.study))), tmp_path / "elsewhere"
     unpack(file, into)
@@ -150,6 +201,8 @@ def test_commands(root: Root, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     sha256 = checksum.split()[1]
     assert main([path.split("  ")[0], "--into", str(tmp_path / "there")]) == 0
     assert f"SHA-256 of the bundle {sha256}" in capsys.readouterr().out
+    assert main([path.split("  ")[0]]) == 2
+    assert "is unpacked with --into DIR" in capsys.readouterr().err
     assert main(["batch_abl", "--results", results]) == 2
     assert "There are: batch_ablation" in capsys.readouterr().err
     assert main([str(tmp_path / "none.zip"), "--into", str(tmp_path / "there")]) == 2

@@ -117,6 +117,57 @@ def test_robustness(tmp_path: Path) -> None:
     assert "CNN +0.198" in of["CASS is more robust to the batch size than DINO"].evidence
 
 
+def levels(values: Mapping[int, float], count: int = 3) -> dict[Trial, tuple[float, float]]:
+    """Return trials of each batch size, whose macro-F1 differs a little from seed to seed."""
+    found: dict[Trial, tuple[float, float]] = {}
+    for batch, value in values.items():
+        trial = with_field(FULL, "pretrain.batch_size", batch)
+        found |= seeds(trial, [(value + seed / 100, value - seed / 100) for seed in range(count)])
+    return found
+
+
+ROBUST = "CASS is robust to the batch size of the pretraining"
+
+
+def test_a_middle_level_that_is_the_worst_is_not_robust(tmp_path: Path) -> None:
+    axes = ["pretrain.batch_size"]
+    claim = found(filled(tmp_path, levels({8: 0.8, 16: 0.5, 32: 0.79}), axes), axes)[ROBUST]
+    assert claim.estimate.mean == pytest.approx(0.3) and claim.verdict == "not supported"
+
+
+def test_robustness_without_a_level_cannot_be_told(tmp_path: Path) -> None:
+    axes = ["pretrain.batch_size"]
+    scores = levels({8: 0.8, 16: 0.8, 32: 0.8})
+    root = Root(tmp_path)
+    root.plan(scores, axes)
+    for trial, (cnn, vit) in scores.items():
+        if trial.pretrain.batch_size != 32:
+            root.finish(trial, cnn, vit)
+    assert ROBUST not in found(root, axes)  # of no network is anything known
+    for trial, (cnn, vit) in scores.items():
+        root.finish(trial, cnn, vit)
+    (group, *_) = split(load(root.study), axes)
+    is_gone = (group.frame["arm"] == "vit") & (group.frame["pretrain_batch_size"] == 32)
+    vit_gone = group.frame.assign(macro_f1=group.frame["macro_f1"].mask(is_gone))
+    (claim,) = [claim for claim in claims(vit_gone, axes) if claim.text == ROBUST]
+    assert claim.verdict == "cannot tell" and claim.estimate.n == 0
+    assert claim.evidence == "CNN +0.000 [+0.000, +0.000]; ViT -"
+
+
+def test_a_method_without_common_seeds_is_not_the_best_other(tmp_path: Path) -> None:
+    dino, axes = with_field(TENTH, "pretrain.method", "dino"), ["pretrain.method", "pretrain.batch_size"]
+    other = with_field(TENTH, "pretrain.batch_size", 32)
+    scores = {
+        **seeds(TENTH, [(0.70, 0.70), (0.71, 0.71), (0.72, 0.72)]),
+        **seeds(other, [(0.70, 0.70), (0.71, 0.71), (0.72, 0.72)]),
+        dino: (0.9, 0.9),
+        with_field(with_field(dino, "pretrain.batch_size", 32), "seed", 1): (0.9, 0.9),
+        **seeds(control(TENTH), [(0.5, 0.5), (0.5, 0.5), (0.5, 0.5)]),
+    }
+    (gain,) = [claim for text, claim in found(filled(tmp_path, scores, axes), axes).items() if "gains" in text]
+    assert "(no pretraining)" in gain.rule and gain.estimate.n == 3
+
+
 def test_the_published_spread() -> None:
     assert published_spread("pretrain.batch_size") == pytest.approx(0.9315 - 0.9176)
     assert published_spread("pretrain.epochs") == pytest.approx(0.9476 - 0.9262)

@@ -108,8 +108,10 @@ def test_trials_without_readable_predictions_are_left_out_and_named(root: Root) 
     folder = root.results.trial(root.digest(TRIALS[1]))
     local(folder.predictions).write_bytes(b"PAR1 torn")
     assert set(table_of(root)["recall_n"]) == {1}
-    (sheet,) = [sheet for sheet in tables.sheets(root.study) if sheet.name == "per_class"]
-    assert f"1 of 2 trials have no predictions that can be read, and are left out: {folder.id}." in sheet.notes
+    sheets = {sheet.name: sheet for sheet in tables.sheets(root.study)}
+    for name in ("per_class", "images"):
+        note = f"1 of 2 trials have no predictions that can be read, and are left out: {folder.id}."
+        assert note in sheets[name].notes
     local(folder.predictions).unlink()
     local(root.results.trial(root.digest(TRIALS[0])).predictions).unlink()
     assert table_of(root).empty

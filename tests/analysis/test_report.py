@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from analysis.groups import split
 from analysis.report import Report, gather, main, question, write
-from cass_tune.config import with_field
+from analysis.results import load
+from analysis.verdict import pairs
+from cass_tune.config import ARMS, with_field
 from cass_tune.errors import UsageError
 from cass_tune.results import StudyFolder
 from tests.analysis.synthetic import SMALL, Root, cells
+from tests.small import local
 
 TRIALS = cells(SMALL, "pretrain.batch_size", (8, 16), (0, 1, 2))
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -54,6 +59,7 @@ def filled(folder: Path, *, demo: bool = False) -> Root:
     for trial in TRIALS:
         gain = 0.0 if trial.pretrain.method == "none" else 0.1
         root.finish(trial, 0.6 + gain + trial.seed / 100, 0.5 + gain + trial.seed / 90)
+        root.predict(trial, [(arm, "a.png", "glioma", [1.0, 0.0, 0.0, 0.0]) for arm in ARMS])
     return root
 
 
@@ -88,7 +94,9 @@ def test_says_what_it_is_and_what_came_out(root: Root) -> None:
         assert "9 trials: 9 done" in text
         assert "CASS is better than finetuning without pretraining" in text
         assert "python -m analysis.bundle batch_ablation/phantom-demo" in text
+        assert all(number in text for number in ("2206.04170", "2301.12025", "2308.10064"))
         assert "singh2022cass" in text and "caron2021dino" not in text
+        assert "--results DIR names another" in text
         assert "Nothing: every trial is done." in text
     assert "| CASS is better than finetuning without pretraining | supported |" in markdown
     assert "+0.100 [+0.100, +0.100]" in markdown
@@ -147,6 +155,41 @@ def test_levels_that_can_be_told_apart(tmp_path: Path) -> None:
     assert first.startswith("Pretraining batch size 8, 16: 1 of 2 pairs can be told apart by macro-F1: CNN, batch 8")
 
 
+def test_pairs_that_cannot_be_tested_are_said(tmp_path: Path) -> None:
+    trials = cells(SMALL, "pretrain.batch_size", (8, 16, 32), (0, 1, 2))
+    root = Root(tmp_path)
+    root.plan(trials)
+    for trial in trials:
+        if trial.pretrain.batch_size != 32 or trial.pretrain.method == "none":
+            root.finish(trial, 0.5 + trial.seed / 100, 0.5)
+    verdict = gather(root.study).verdict
+    assert verdict[0].startswith("Pretraining batch size 8, 16, 32: no two") and "surest of 2 pairs" in verdict[0]
+    assert verdict[1] == "4 more pairs have fewer than two seeds in common: of them nothing can be told."
+
+
+def test_no_seed_with_all_controls(tmp_path: Path) -> None:
+    root = Root(tmp_path)
+    root.plan(TRIALS)
+    for trial in TRIALS:
+        if trial.pretrain.method == "none" or trial.seed == (trial.pretrain.batch_size == 8):
+            root.finish(trial, 0.5)
+    verdict = gather(root.study).verdict
+    assert verdict[-1] == "CASS against finetuning without pretraining: no seed has both in all networks and settings."
+
+
+def test_methods_are_compared_on_equal_settings(tmp_path: Path) -> None:
+    batches = cells(SMALL, "pretrain.batch_size", (8, 16), (0, 1, 2), controls=False)
+    others = [with_field(trial, "pretrain.method", "dino") for trial in batches]
+    root = Root(tmp_path)
+    root.plan([*batches, *others], ["pretrain.method", "pretrain.batch_size"])
+    for trial in [*batches, *others[:-1]]:  # the last seed of one batch size is missing
+        root.finish(trial, 0.4 if trial.pretrain.batch_size == 16 else 0.8)
+    (group, *_) = split(load(root.study), ["pretrain.method", "pretrain.batch_size"])
+    found = pairs(group.frame, ["pretrain.method", "pretrain.batch_size"])
+    assert [pair.difference.n for pair in found] == [2, 2]
+    assert [pair.difference.mean for pair in found] == pytest.approx([0, 0])
+
+
 def test_mixed_environments_are_said(tmp_path: Path) -> None:
     root = filled(tmp_path)
     for number, trial in enumerate(TRIALS):
@@ -178,6 +221,24 @@ def test_two_groups_are_told_apart(tmp_path: Path) -> None:
     root.plan(longer)
     found: Report = gather(root.study)
     assert sum(sheet.title == "F1 of every cell" for sheet in found.sheets) == 2
+    assert found.verdict[0] == "No trial has a result yet: there is nothing to tell." and found.claims == []
+    assert found.verdict[1].startswith("Verdict and claims are on table 1 of 2, the last asked for;")
+
+
+def test_what_is_missing_of_finished_trials_is_said(tmp_path: Path) -> None:
+    root = filled(tmp_path)
+    gone, torn = (root.results.trial(root.digest(trial)) for trial in TRIALS[:2])
+    local(gone.predictions).unlink()
+    local(torn.predictions).write_bytes(b"PAR1 torn")
+    path = local(root.results.trial(root.digest(TRIALS[2])).path) / "result.json"
+    path.write_text(path.read_text().replace('"macro_f1": 0.6', '"macro_f1": NaN, "was": 0.6'))
+    write(root.study)
+    both = ", ".join(sorted([gone.id, torn.id]))
+    for text in map(html.unescape, pages(root.study)):
+        missing = text[text.index("What failed, and what is missing") :]
+        assert "no predictions, so not in the tables of classes and images (1 of 9 trials that are done)" in text
+        assert "no macro-F1 of an arm (1 of 9 trials): control seed=2" in missing
+        assert f"2 of 9 trials have no predictions that can be read, and are left out: {both}." in text
 
 
 def test_command(root: Root, capsys: pytest.CaptureFixture[str]) -> None:
