@@ -20,13 +20,12 @@ from analysis.comparison import comparison
 from analysis.environments import environment_table, mixtures
 from analysis.figures import Plot
 from analysis.format import listing, wrap
-from analysis.frames import once, where
+from analysis.frames import once, records, where
 from analysis.groups import Group, split
 from analysis.notes import heading, subject, unfinished
 from analysis.results import load, read_plans, save, study_axes
 from analysis.search import is_search
 from analysis.sheet import Sheet
-from analysis.sources import read_all
 from analysis.verdict import RULE, verdict
 from cass_tune.results import Record, StudyFolder
 from cass_tune.storage import write_text
@@ -140,8 +139,7 @@ def _states(frame: pd.DataFrame) -> str:
 
 def _without_predictions(study: StudyFolder, frame: pd.DataFrame) -> list[str]:
     done = once(where(frame, {"status": "done"}), ["digest"])
-    are_there = read_all(lambda digest: study.results.trial(digest).predictions.exists(), done["digest"].tolist())
-    names = [name for name, is_there in zip(done["name"].tolist(), are_there, strict=True) if not is_there]
+    names = [row["name"] for row in records(done) if not study.results.trial(row["digest"]).predictions.exists()]
     what = "no predictions, so not in the tables of classes and images"
     return [wrap(f"{what} ({len(names)} of {len(done)} trials that are done): {listing(names)}")] if names else []
 
