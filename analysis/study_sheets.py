@@ -8,10 +8,11 @@ from functools import partial
 
 import pandas as pd
 
-from analysis.cells import f1_table
+from analysis.cells import f1_table, trial_ids
 from analysis.factors import EXPLANATION as VARIANCE
 from analysis.factors import anova_notes, anova_rows, anova_table
 from analysis.format import has_published, shown_probes, text_rows
+from analysis.frames import records
 from analysis.groups import Group, file_names, split
 from analysis.marks import marked, places, rule
 from analysis.methods import explanation as methods_explanation
@@ -180,11 +181,18 @@ def _variance(facts: _Facts) -> Iterator[Sheet]:
             rows = anova_rows(table)
             yield facts.sheet("variance", index)(
                 title="What the factors and the seeds explain of macro-F1",
-                numbers=table,
+                numbers=table.assign(trial_ids=[_of_arm(group.frame, arm) for arm in table["arm"]]),
                 rows=rows,
                 notes=[*anova_notes(table), VARIANCE],
+                trials=[_of_arm(group.frame, row[0]) for row in rows[1:]],
                 is_empty=len(rows) == 1,
             )
+
+
+def _of_arm(frame: pd.DataFrame, arm: str) -> str:
+    """Return the ids of the trials that an analysis of variance of an arm is made of."""
+    trained = frame.loc[(frame["pretrain_method"] != "none") & (frame["arm"] == arm)]
+    return trial_ids(records(trained, ["trial_id", "status"]))
 
 
 def _images(facts: _Facts) -> Iterator[Sheet]:

@@ -235,7 +235,15 @@ def test_a_missing_trial_is_named_nowhere(tmp_path: Path) -> None:
 
 def test_every_table_of_a_study_is_a_sheet_in_order(tmp_path: Path) -> None:
     found = tables.sheets(methods_root(tmp_path).study)
-    assert [sheet.name for sheet in found] == ["f1", "paper", "paper_micro", "methods", "timing", "spending"]
+    assert [sheet.name for sheet in found] == [
+        "f1",
+        "paper",
+        "paper_micro",
+        "methods",
+        "variance",
+        "timing",
+        "spending",
+    ]
     assert all(sheet.subject == "Batch size of the pretraining" and sheet.head for sheet in found)
     assert all(len(sheet.trials) == len(sheet.shown) - 1 for sheet in found)
 
