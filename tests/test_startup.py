@@ -21,18 +21,8 @@ HEAVY = ("torch", "ray", "timm", "pandas", "scipy", "sklearn", "matplotlib")
 ANALYSIS_MAY_USE = {
     f"cass_tune.{name}"
     for name in (
-        *(
-            "config",
-            "errors",
-            "identity",
-            "plan",
-            "presets",
-            "results",
-            "search",
-            "search.history",
-            "sharing",
-            "storage",
-        ),
+        *("config", "ending", "errors", "identity", "plan", "presets", "results", "search", "search.history"),
+        *("sharing", "storage"),
         *("data", "data.decode", "data.phantom", "leases", "training.healthy", "training.rows"),
     )
 }
