@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import pandas as pd
@@ -34,11 +34,12 @@ def differences(frame: pd.DataFrame, axes: list[str], other: str) -> dict[str, p
         beside = where(frame, {"pretrain_method": other, **same})
         difference = _by_seed(cell).sub(_by_seed(beside)).dropna()
         if len(difference):
-            found[_name(row, settings)] = difference
+            found[named(row, settings)] = difference
     return found
 
 
-def _name(row: Values, axes: list[str]) -> str:
+def named(row: Values, axes: Sequence[str]) -> str:
+    """Return a network and its setting in words, for example ``CNN, batch 16``."""
     settings = (f"{short_name(axis)} {setting(column(axis), row[column(axis)])}" for axis in axes)
     return ", ".join([ARM_NAMES[row["arm"]], *settings])
 
@@ -102,5 +103,5 @@ def _over_levels(
         levels = cast(pd.Series, alike.groupby(["seed", column(factor)])["macro_f1"].mean()).unstack().dropna()
         if levels.shape[1] > 1:
             values = measure(levels) if len(levels) else pd.Series()
-            found[_name(first(alike), others)] = values.astype(float)
+            found[named(first(alike), others)] = values.astype(float)
     return found

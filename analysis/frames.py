@@ -43,7 +43,7 @@ def by(frame: pd.DataFrame, columns: Iterable[str]) -> list[pd.DataFrame]:
     """Return the rows of every combination of values that there is, missing ones included, in order of appearance."""
     if frame.empty:
         return []
-    return [rows for _, rows in frame.groupby(list(columns), dropna=False, sort=False)]
+    return [rows for _, rows in frame.groupby(list(columns), dropna=False, sort=False, observed=True)]
 
 
 def grouped(rows: Iterable[Values], names: Iterable[str]) -> dict[tuple[Any, ...], list[Values]]:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from analysis.cells import columns, estimate_of, place, trial_ids
 from analysis.format import listing, setting, short_name
 from analysis.frames import Values, by, first, records
 from analysis.methods import METHOD
+from analysis.predictions import class_names, outputs
 from analysis.results import column
 from analysis.statistics import summarise
-from cass_tune.results import Results, TrialFolder
 
 MEASURES = ("precision", "recall", "f1", "auroc")
 EXPLANATION = (
@@ -48,54 +45,44 @@ def class_scores(labels: np.ndarray, outputs: np.ndarray) -> dict[str, np.ndarra
     return {**known, "auroc": auroc}
 
 
-def class_table(frame: pd.DataFrame, axes: list[str], results: Results) -> pd.DataFrame:
+def class_table(frame: pd.DataFrame, axes: list[str], predictions: pd.DataFrame) -> pd.DataFrame:
     """Return the scores of every class as numbers.
 
     Args:
         frame: rows that may share a table (`analysis.groups.split`).
         axes: the study's axes, as ``section.field``.
-        results: where the trials' predictions are.
+        predictions: of `analysis.predictions.load_predictions`.
 
     Returns:
         One row per cell, arm and class: the axes; the class and its test images as ``support``; mean, interval, n and
-        standard deviation over seeds of the `MEASURES`; and the ids of the trials. Trials without readable predictions
-        are left out.
+        standard deviation over seeds of the `MEASURES`; and the ids of the trials. Trials without predictions, or with
+        outputs that are not finite, are left out.
     """
     keys = ["arm", "pretrain_method", *(column(axis) for axis in axes if axis != METHOD)]
-    found = _scores(frame, results)
-    merged = frame[[*keys, "digest", "trial_id", "status"]].merge(found, on=["digest", "arm"])
+    done = frame.loc[frame["status"] == "done", [*keys, "digest", "trial_id", "status"]]
+    tested = predictions.loc[(predictions["split"] == "test") & predictions["digest"].isin(done["digest"])]
+    found = pd.DataFrame(list(_scores(tested)), columns=["digest", "arm", "class", "support", *MEASURES])
+    merged = done.merge(found, on=["digest", "arm"])
     cells = sorted(by(merged, keys), key=lambda cell: place(first(cell), keys))
     rows = [_row(rows, keys) for cell in cells for rows in by(cell, ["class"])]
     estimates = [name for measure in MEASURES for name in columns(measure, summarise([]))]
     return pd.DataFrame(rows, columns=[*keys, "class", "support", *estimates, "trial_ids"])
 
 
-def _scores(frame: pd.DataFrame, results: Results) -> pd.DataFrame:
-    done = frame.loc[frame["status"] == "done", "digest"]
-    rows = [row for digest in dict.fromkeys(done) for row in _of_trial(results.trial(digest))]
-    return pd.DataFrame(rows, columns=["digest", "arm", "class", "support", *MEASURES])
-
-
-def _of_trial(folder: TrialFolder) -> Iterator[Values]:
-    """Yield a row per arm and class."""
-    tested = _tested(folder)
-    for arm, rows in tested.groupby("arm", sort=False):
-        names = (folder.outcome() or {})["classes"]
-        labels = pd.Categorical(rows["label"], names).codes.astype("int64")
-        scores = class_scores(labels, np.stack(rows["outputs"].to_list()))
-        for number, name in enumerate(names):
+def _scores(tested: pd.DataFrame) -> Iterator[Values]:
+    """Yield a row per trial, arm and class, from the predictions of test images."""
+    names = np.array(class_names(tested))
+    for rows in by(tested, ["digest", "arm"]):
+        digest, arm = rows["digest"].iloc[0], rows["arm"].iloc[0]
+        logits = outputs(rows)
+        own = np.flatnonzero(~np.isnan(logits).all(axis=0))  # a trial need not have the classes of all
+        if not len(own) or not np.isfinite(logits[:, own]).all():
+            continue
+        labels = np.searchsorted(own, rows["label"].cat.codes.to_numpy())
+        scores = class_scores(labels, logits[:, own])
+        for number, name in enumerate(names[own].tolist()):
             values = {measure: scores[measure][number] for measure in ("support", *MEASURES)}
-            yield {"digest": folder.digest, "arm": arm, "class": name, **values}
-
-
-def _tested(folder: TrialFolder) -> pd.DataFrame:
-    """Return a trial's outputs for the test images; nothing where there are none that can be read."""
-    names = ["arm", "label", "outputs"]
-    try:
-        stream = io.BytesIO(folder.predictions.read_bytes())
-        return pq.read_table(stream, columns=names, filters=[("split", "==", "test")]).to_pandas()
-    except (OSError, pa.ArrowInvalid):
-        return pd.DataFrame(columns=names)
+            yield {"digest": digest, "arm": arm, "class": name, **values}
 
 
 def left_out(table: pd.DataFrame, frame: pd.DataFrame) -> list[str]:

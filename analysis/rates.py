@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Iterable
 from statistics import harmonic_mean
 
 import pandas as pd
 
-from analysis.results import read_plans, wanted_trials
-from analysis.spending import segments_of
 from cass_tune.config import ARMS
-from cass_tune.results import Record, StudyFolder
 
-RATES = ("pretrain_images_per_second", *(f"{arm}_images_per_second" for arm in ARMS))
+_PHASES = {"pretrain": "pretrain", **{arm: f"finetune_{arm}" for arm in ARMS}}
+
+RATES = tuple(f"{part}_images_per_second" for part in _PHASES)
 """What is measured: the pretraining, and the finetuning of each arm."""
 
 
-def rates_table(study: StudyFolder) -> pd.DataFrame:
-    """Return the images per second of every finished trial: those of a phase over the time that training on them took.
+def rates_table(epochs: pd.DataFrame) -> pd.DataFrame:
+    """Return the images per second of every trial: those of a phase over the time that training on them took.
 
     Epochs of a phase train on equally many images, so this is the harmonic mean of what their rows say.
 
+    Args:
+        epochs: of `analysis.epochs.load_epochs`.
+
     Returns:
-        One row per finished trial: digest, and `RATES`; NaN where no row tells it, and for a control's pretraining.
+        One row per trial that has rows: digest, and `RATES`, NaN where no row tells it.
     """
-    stage_rows = functools.cache(lambda digest: study.results.stage(digest).rows())
-    rows = []
-    for _, _, wanted in wanted_trials(read_plans(study)):
-        folder = study.results.trial(wanted["digest"])
-        result = folder.outcome()
-        if result is not None:
-            segments = segments_of(wanted, result) or []
-            pretraining = (row for s in segments for row in stage_rows(s.stage) if s.start < row["epoch"] <= s.end)
-            own = folder.rows()
-            finetuning = ([row for row in own if row["phase"] == f"finetune_{arm}"] for arm in ARMS)
-            values = map(_rate, (pretraining, *finetuning))
-            rows.append({"digest": wanted["digest"], **dict(zip(RATES, values, strict=True))})
-    return pd.DataFrame(rows, columns=["digest", *RATES]).astype(dict.fromkeys(RATES, "float64"))
-
-
-def _rate(rows: Iterable[Record]) -> float:
-    known = [row["images_per_second"] for row in rows if row.get("images_per_second")]
-    return harmonic_mean(known) if known else math.nan
+    known = epochs.loc[epochs["images_per_second"] > 0]
+    means = known.groupby(["digest", "phase"], observed=True)["images_per_second"].agg(harmonic_mean)
+    table = means.unstack().reindex(columns=list(_PHASES.values()))
+    table.columns = RATES
+    table.index = pd.Index(table.index.astype("str"), name="digest")
+    return table.astype("float64").reset_index()

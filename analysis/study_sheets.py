@@ -9,6 +9,7 @@ from functools import partial
 import pandas as pd
 
 from analysis.cells import f1_table, trial_ids
+from analysis.epochs import load_epochs
 from analysis.factors import EXPLANATION as VARIANCE
 from analysis.factors import anova_notes, anova_rows, anova_table
 from analysis.format import has_published, shown_probes, text_rows
@@ -96,6 +97,7 @@ def study_sheets(study: StudyFolder, frame: pd.DataFrame, published: Mapping[str
         published=select(published),
         head=heading(plans[-1], frame, axes),
     )
+    predictions = load_predictions(study, leave_out_damaged=True)
     marks = [_marked(group.frame, axes, facts.published) for group in facts.groups]
     return [
         *_f1(facts, marks),
@@ -103,8 +105,8 @@ def study_sheets(study: StudyFolder, frame: pd.DataFrame, published: Mapping[str
         *_methods(facts),
         *_robustness(facts),
         *_variance(facts),
-        *_classes(facts),
-        *_images(facts),
+        *_classes(facts, predictions),
+        *_images(facts, predictions),
         *_times(facts),
     ]
 
@@ -195,8 +197,7 @@ def _of_arm(frame: pd.DataFrame, arm: str) -> str:
     return trial_ids(records(trained, ["trial_id", "status"]))
 
 
-def _images(facts: _Facts) -> Iterator[Sheet]:
-    predictions = load_predictions(facts.study, leave_out_damaged=True)
+def _images(facts: _Facts, predictions: pd.DataFrame) -> Iterator[Sheet]:
     for index, group in enumerate(facts.groups):
         table = model_comparison(predictions, group.frame, facts.axes)
         if len(table):
@@ -210,9 +211,9 @@ def _images(facts: _Facts) -> Iterator[Sheet]:
             )
 
 
-def _classes(facts: _Facts) -> Iterator[Sheet]:
+def _classes(facts: _Facts, predictions: pd.DataFrame) -> Iterator[Sheet]:
     for index, group in enumerate(facts.groups):
-        table = class_table(group.frame, facts.axes, facts.study.results)
+        table = class_table(group.frame, facts.axes, predictions)
         if len(table):
             yield facts.sheet("per_class", index)(
                 title="Precision, recall, F1 and AUROC of each class",
@@ -227,7 +228,7 @@ def _classes(facts: _Facts) -> Iterator[Sheet]:
 
 def _times(facts: _Facts) -> Iterator[Sheet]:
     """Yield the times of every group, and the account of the whole study, because groups share pretrainings."""
-    rates = rates_table(facts.study)
+    rates = rates_table(load_epochs(facts.study))
     timing = [timing_table(group.frame, facts.axes, facts.published, rates) for group in facts.groups]
     spending = spending_table(facts.study)
     short = device_numbers(*timing, spending)

@@ -57,7 +57,9 @@ def _trials(frame: pd.DataFrame, rates: pd.DataFrame | None) -> pd.DataFrame:
     kinds = [None if plain(devices) is None else kind_of(devices.split(SEPARATOR)) for devices in trials["devices"]]
     trials["device_kind"] = pd.Series(kinds, index=trials.index, dtype=frame["devices"].dtype)
     known = pd.DataFrame(columns=["digest", *RATES], dtype="float64") if rates is None else rates
-    return trials.join(known.set_index("digest"))
+    joined = trials.join(known.set_index("digest"))
+    joined[list(RATES)] = joined[list(RATES)].where(joined["device_kind"].notna())  # of finished trials alone
+    return joined
 
 
 def _row(cell: list[Values], keys: list[str], published: Sequence[Row]) -> Values:

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.contrasts import differences, together
-from analysis.figures import ARM_NAMES
+from analysis.best import LEVEL
+from analysis.contrasts import differences, named, together
 from analysis.format import long_name, setting, short_name
 from analysis.frames import by, first, records, where
 from analysis.groups import control_axes
 from analysis.methods import METHOD
 from analysis.results import column
 from analysis.statistics import Estimate, holm, p_value, paired_difference
-
-LEVEL = 0.05
-"""A difference is told from noise when its p, corrected for all pairs of the study (Holm), is below this."""
 
 RULE = (
     "Two levels are told apart when the two-sided p of the t test of their differences, paired by seed and corrected"
@@ -66,13 +63,10 @@ def pairs(frame: pd.DataFrame, axes: Sequence[str]) -> list[Pair]:
     found: list[tuple[str, tuple[str, str], Estimate]] = []
     for alike in by(rows, ["arm", *map(column, shared)]):
         row = first(alike)
-        words = [
-            ARM_NAMES[row["arm"]],
-            *(f"{short_name(name)} {setting(column(name), row[column(name)])}" for name in shared),
-        ]
+        place = named(row, shared)
         for a, b in itertools.combinations(_levels(alike, axis), 2):
             difference = paired_difference(_of(alike, axis, a), _of(alike, axis, b))
-            found.append((", ".join(words), (_label(axis, a), _label(axis, b)), difference))
+            found.append((place, (_label(axis, a), _label(axis, b)), difference))
     adjusted = holm([p_value(difference) for *_, difference in found])
     items = [
         Pair(where=place, levels=levels, difference=difference, p=p)

@@ -142,6 +142,7 @@ class Progress:
                 self._live = None
 
     def start(self, digest: str) -> None:
+        """Take note that a trial starts, for the first time or again."""
         work = self._works[digest]
         if work.state != "running":
             work.started, work.state = time.monotonic(), "running"

@@ -182,7 +182,7 @@ class Folder:
 
     def records(self) -> Iterator[AnyPath]:
         """Yield every file that says what was computed here: no weights, no checkpoints, no earlier results."""
-        return _files(self.path, leave_out=("checkpoints", "earlier", HOLDER_FILE))
+        return _files(self.path, leave_out=("checkpoints", "earlier", "ends", HOLDER_FILE))
 
     def weights(self, arm: str) -> AnyPath:
         return self.path / f"{arm}.safetensors"

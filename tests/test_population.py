@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -449,20 +444,7 @@ def test_dry_run_status_and_budget(finished: Path, tmp_path: Path, capsys: pytes
 @pytest.mark.slow
 def test_killed_and_resumed_in_ray_it_ends_with_the_same_trials(finished: Path, tmp_path: Path) -> None:
     """The search that nothing disturbed ran in one process."""
-    command = [sys.executable, "-m", "tests.toy_search", *OPTIONS, "--results", str(tmp_path / "results")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen([*command, "--local"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob("results/toy/*/search/*/outcomes/*.json"))) < 3:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert len(toy_search.records(tmp_path / "results").outcomes()) < 6
-    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    toy_search.kill_and_resume(tmp_path, OPTIONS, after=3, of=6)
     assert toy_search.history(tmp_path / "results") == toy_search.history(finished)
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,20 +82,7 @@ def test_the_toy_space_is_searched_and_the_winner_alone_is_tested(_finished: Pat
 @pytest.mark.slow
 def test_killed_and_resumed_it_ends_with_the_same_trials(_finished: Path, tmp_path: Path) -> None:
     """The search that nothing disturbed ran in one process, one trial after the other; this one goes on in Ray."""
-    command = [sys.executable, "-m", "tests.toy_search", *OPTIONS, "--results", str(tmp_path / "results")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen([*command, "--local"], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while len(list(tmp_path.glob("results/toy/*/search/*/outcomes/*.json"))) < 3:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert len(toy_search.records(tmp_path / "results").outcomes()) < 8
-    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
+    toy_search.kill_and_resume(tmp_path, OPTIONS, after=3, of=8)
     assert toy_search.history(tmp_path / "results") == toy_search.history(_finished)
     assert states(tmp_path / "results") == states(_finished)
 

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +21,8 @@ from tests.small import report
 
 if TYPE_CHECKING:
     import optuna
+
+REPOSITORY = Path(__file__).parents[1]
 
 RATES = (1e-7, 3e-7, 1e-6, 3e-6, 1e-4, 3e-4, 1e-3, 3e-3)
 """Learning rates of the toy space; those of its better half learn within few epochs, the others hardly at all."""
@@ -101,6 +107,31 @@ def history(results: Path, name: str = "toy") -> list[Record]:
         }
         for record in found.suggestions()
     ]
+
+
+def kill_and_resume(folder: Path, options: Sequence[str], *, after: int, of: int) -> None:
+    """Run a search in a process that is killed, and then in Ray to its end.
+
+    Args:
+        folder: with ``results``, where it writes.
+        options: of the search.
+        after: outcomes after which it is killed.
+        of: outcomes that the whole search has.
+    """
+    command = [sys.executable, "-m", "tests.toy_search", *options, "--results", str(folder / "results")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen([*command, "--local"], cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 240
+        while len(list(folder.glob("results/toy/*/search/*/outcomes/*.json"))) < after:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert len(records(folder / "results").outcomes()) < of
+    again = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
 
 
 if __name__ == "__main__":
