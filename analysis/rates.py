@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import harmonic_mean
-
 import pandas as pd
 
 from cass_tune.config import ARMS
@@ -26,8 +24,8 @@ def rates_table(epochs: pd.DataFrame) -> pd.DataFrame:
         One row per trial that has rows: digest, and `RATES`, NaN where no row tells it.
     """
     known = epochs.loc[epochs["images_per_second"] > 0]
-    means = known.groupby(["digest", "phase"], observed=True)["images_per_second"].agg(harmonic_mean)
-    table = means.unstack().reindex(columns=list(_PHASES.values()))
+    seconds = (1 / known["images_per_second"]).groupby([known["digest"], known["phase"]], observed=True).mean()
+    table = (1 / seconds).unstack().reindex(columns=list(_PHASES.values()))
     table.columns = RATES
     table.index = pd.Index(table.index.astype("str"), name="digest")
     return table.astype("float64").reset_index()

@@ -149,19 +149,22 @@ def test_images_per_second_are_those_of_the_training_alone(root: Root) -> None:
     for number, trial in enumerate(EIGHT):
         finish(root, trial, 6, 6, 7)
         root.compute(trial, "finetune_cnn", [1, 1], images_per_second=[100.0 + number, 100.0 + number])
+    root.compute(EIGHT[0], "finetune_vit", [1], images_per_second=[50.0])
     finish(root, CONTROLS[0], 0, 6, 7)
     rates = rates_table(load_epochs(root.study)).set_index("digest")
     first = rates.loc[root.digest(EIGHT[0])]
     assert first["pretrain_images_per_second"] == pytest.approx(2 / (1 / 20 + 1 / 40))
-    assert first["cnn_images_per_second"] == 100 and math.isnan(first["vit_images_per_second"])
+    assert first["cnn_images_per_second"] == pytest.approx(100)
+    assert first["vit_images_per_second"] == pytest.approx(50), "of a single epoch"
+    assert math.isnan(rates.loc[root.digest(EIGHT[1])]["vit_images_per_second"])
     assert len(rates) == 3
 
     (sheet,) = [sheet for sheet in tables.sheets(root.study) if sheet.name == "DEMO_timing"]
     row = records(sheet.numbers)[0]
     assert (row["cnn_images_per_second_mean"], row["cnn_images_per_second_n"]) == (101, 3)
     assert sheet.rows[0][-4:-1] == ["images/s pretraining", "images/s CNN", "images/s ViT"]
-    assert sheet.rows[1][-4:-1] == ["27 [27, 27]", "101 [99, 103]", "-"]
-    assert [line[-2] for line in sheet.shown] == ["images/s", "27/101/-", "-", "-", "-"]
+    assert sheet.rows[1][-4:-1] == ["27 [27, 27]", "101 [99, 103]", "50 (n=1, no interval)"]
+    assert [line[-2] for line in sheet.shown] == ["images/s", "27/101/50", "-", "-", "-"]
     assert any("evaluations not counted" in " ".join(note.split()) for note in sheet.notes)
 
 
