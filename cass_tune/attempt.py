@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -15,7 +14,7 @@ from torch import nn
 from cass_tune.checkpoints import Checkpointer, Checkpoints
 from cass_tune.config import PROBES, Trial, to_json, with_field
 from cass_tune.data.listing import Listing
-from cass_tune.data.loader import Batches, Views, one_view
+from cass_tune.data.loader import Batches, Views, views_of
 from cass_tune.data.pixels import Pixels
 from cass_tune.environment import commit, describe
 from cass_tune.errors import HoldLost, Interrupted
@@ -177,14 +176,13 @@ class Attempt:
             stream: names the draws.
             views: makes the views of a training image; one by the trial's augmentation by default.
         """
-        views = views or partial(one_view, strength=self.trial.data.augmentation_strength)
         return Batches(
             pixels,
             seed=self.trial.seed,
             stream=stream,
             workers=self.options.workers,
             pin_memory=self.device.type == "cuda",
-            views=views,
+            views=views or views_of(self.trial.data),
         )
 
     def blank_arm(self, arm: str) -> nn.Module:

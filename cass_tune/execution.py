@@ -188,6 +188,8 @@ class Execution:
         problems = _problems(self._check_device, torch.cuda.is_available())
         for name in self.settings.log_to:
             problems += _problems(needs, name, "trackers", f"--log-to {name}")
+        if any(trial.data.pipeline == "opencv-1" for trial in trials):
+            problems += _problems(needs, "cv2", "opencv", "--data.pipeline opencv-1")
         names_alone = names_alone or bool(problems)
         for trial, arm in _distinct_arms(trials):
             checks = [_check_packages, _check_name] if names_alone else [_check_packages, self._build]

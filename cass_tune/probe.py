@@ -23,7 +23,7 @@ from torch import nn
 
 from cass_tune.config import ARMS, Trial, to_json, with_field
 from cass_tune.data.listing import Item, Listing
-from cass_tune.data.loader import Batches, one_view
+from cass_tune.data.loader import Batches, views_of
 from cass_tune.data.pixels import Pixels
 from cass_tune.data.splits import Parts
 from cass_tune.methods import method_class
@@ -187,7 +187,7 @@ class _Steps:
         pixels = _random_pixels(trial.data.image_size_px)
         positions = tuple(number % IMAGES for number in range(images))
         pin_memory = self._arms.device.type == "cuda"
-        views = method_class(trial.pretrain.method).views(trial) if self._phase == "pretrain" else one_view
+        views = method_class(trial.pretrain.method).views(trial) if self._phase == "pretrain" else views_of(trial.data)
         batches = Batches(pixels, seed=0, stream="probe", workers=self._workers, pin_memory=pin_memory, views=views)
         if self._phase == "pretrain":
             arms = nn.ModuleDict({arm: self._arms(trial, arm) for arm in ARMS})

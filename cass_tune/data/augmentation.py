@@ -2,21 +2,20 @@
 
 Resize; with probability 0.3 colour jitter (brightness, contrast, saturation 0.2) and, half of the times, a perspective
 of distortion 0.2; with probability 0.3 colour jitter and a rotation of up to 10 degrees; vertical and horizontal flips
-with probability 0.3. The operations are torchvision's on PIL images, with torchvision's default interpolations.
+with probability 0.3. What is done to an image is drawn here; a route (`ROUTES`) does it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from PIL import Image
-from torchvision.transforms import InterpolationMode, functional
 
 if TYPE_CHECKING:
     from numpy.random import Generator
-
-F: Any = functional  # annotated for tensors alone, though it takes PIL images
 
 APPLY_PROBABILITY = 0.3
 JITTER = 0.2
@@ -24,56 +23,121 @@ DISTORTION = 0.2
 PERSPECTIVE_PROBABILITY = 0.5  # torchvision's default inside RandomPerspective
 DEGREES = 10.0
 
-
 MOST_FLIPS = 0.5
 """Largest probability of a flip."""
 
+COLOURS = ("brightness", "contrast", "saturation")
 
-def augment(image: np.ndarray, rng: Generator, strength: float = 1.0) -> np.ndarray:
+ROUTES = {"torchvision-1": "cass_tune.data.route_torchvision", "opencv-1": "cass_tune.data.route_opencv"}
+"""The modules whose ``apply(image, operations)`` carries operations out, by the value of ``data.pipeline``."""
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Changes of colour, one after the other.
+
+    Args:
+        factors: name (one of `COLOURS`) and factor, which is 1 for no change.
+    """
+
+    factors: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Perspective:
+    """Brings the corners of an image to other places, in pixels (x, y), by bilinear interpolation; outside is black.
+
+    Args:
+        corners: of the image, clockwise from the upper left.
+        moved: where they come to.
+    """
+
+    corners: tuple[tuple[int, int], ...]
+    moved: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Turns an image clockwise about its middle, by nearest neighbours; outside is black.
+
+    Args:
+        degrees: how far.
+    """
+
+    degrees: float
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Turns an image over.
+
+    Args:
+        axis: 0 exchanges top and bottom, 1 left and right.
+    """
+
+    axis: int
+
+
+Operation: TypeAlias = Jitter | Perspective | Rotation | Flip
+
+
+def augment(image: np.ndarray, rng: Generator, strength: float = 1.0, pipeline: str = "torchvision-1") -> np.ndarray:
     """Return one random view.
 
     Args:
-        image: uint8, shape (height, width, 3).
+        image: uint8, shape (height, width, 3); one whose channels are one and the same memory (last stride 0, see
+            `cass_tune.data.pixels`) is grey, and takes a third of the time.
         rng: source of every draw.
         strength: factor of the ranges, and of the probability of the flips up to a half, from 0 (the image itself) to
             4; 1 is the published augmentation.
+        pipeline: a key of `ROUTES`.
 
     Returns:
-        uint8, same shape.
+        uint8, same shape; grey as above where the image is.
     """
     if not strength:
         return image
-    view, flips = Image.fromarray(image), min(MOST_FLIPS, APPLY_PROBABILITY * strength)
+    height, width, channels = image.shape
+    operations = draw(rng, width, height, strength)
+    apply: Callable[[np.ndarray, Sequence[Operation]], np.ndarray] = importlib.import_module(ROUTES[pipeline]).apply
+    if image.strides[-1] == 0:
+        return np.broadcast_to(apply(image[..., 0], operations)[..., None], (height, width, channels))
+    return apply(image, operations)
+
+
+def draw(rng: Generator, width: int, height: int, strength: float = 1.0) -> list[Operation]:
+    """Draw what is done to one image.
+
+    Args:
+        rng: source of every draw.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        strength: see `augment`.
+    """
+    operations: list[Operation] = []
+    flips = min(MOST_FLIPS, APPLY_PROBABILITY * strength)
     if rng.random() < APPLY_PROBABILITY:
-        view = _jitter(view, rng, strength)
+        operations.append(_jitter(rng, strength))
         if rng.random() < PERSPECTIVE_PROBABILITY:
-            view = _perspective(view, rng, strength)
+            operations.append(_perspective(rng, width, height, strength))
     if rng.random() < APPLY_PROBABILITY:
-        view = _jitter(view, rng, strength)
-        degrees = rng.uniform(-DEGREES * strength, DEGREES * strength)
-        view = F.affine(view, degrees, [0, 0], 1.0, [0.0, 0.0], InterpolationMode.NEAREST, [0.0])
-    if rng.random() < flips:
-        view = F.vflip(view)
-    if rng.random() < flips:
-        view = F.hflip(view)
-    return np.asarray(view)
+        operations.append(_jitter(rng, strength))
+        operations.append(Rotation(rng.uniform(-DEGREES * strength, DEGREES * strength)))
+    return operations + [Flip(axis) for axis in (0, 1) if rng.random() < flips]
 
 
-def _jitter(image: Image.Image, rng: Generator, strength: float) -> Image.Image:
-    operations, most = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), JITTER * strength
-    for number in rng.permutation(3):
-        image = operations[number](image, rng.uniform(1 - most, 1 + most))
-    return image
+def _jitter(rng: Generator, strength: float) -> Jitter:
+    most = JITTER * strength
+    return Jitter(tuple((COLOURS[number], rng.uniform(1 - most, 1 + most)) for number in rng.permutation(3)))
 
 
-def _perspective(image: Image.Image, rng: Generator, strength: float) -> Image.Image:
+def _perspective(rng: Generator, width: int, height: int, strength: float) -> Perspective:
     """Move each corner inwards by up to DISTORTION times the strength times half of a side."""
-    width, height = image.size
     most = DISTORTION * strength
     across, down = int(most * (width // 2)) + 1, int(most * (height // 2)) + 1
-    corners = [[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]]
+    corners = ((0, 0), (width - 1, 0), (width - 1, height - 1), (0, height - 1))
     moved = []
     for x, y in corners:
         dx, dy = int(rng.integers(0, across)), int(rng.integers(0, down))
-        moved.append([x - dx if x else dx, y - dy if y else dy])
-    return F.perspective(image, corners, moved, InterpolationMode.BILINEAR, [0.0])
+        moved.append((x - dx if x else dx, y - dy if y else dy))
+    return Perspective(corners, tuple(moved))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cass_tune.config import Data
 from cass_tune.data.augmentation import augment
 from cass_tune.data.pixels import Pixels
 from cass_tune.randomness import generator
@@ -86,9 +88,16 @@ def normalise_by_arm(images: Tensor, device: torch.device, constants: Mapping[st
     return {arm: normalised[each] for arm, each in constants.items()}
 
 
-def one_view(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> Sequence[np.ndarray]:
+def one_view(
+    image: np.ndarray, rng: np.random.Generator, strength: float = 1.0, pipeline: str = "torchvision-1"
+) -> Sequence[np.ndarray]:
     """Return one view of an image by the published augmentation, see `augment`."""
-    return [augment(image, rng, strength)]
+    return [augment(image, rng, strength, pipeline)]
+
+
+def views_of(data: Data) -> Views:
+    """Return what makes one view of an image by a trial's augmentation."""
+    return partial(one_view, strength=data.augmentation_strength, pipeline=data.pipeline)
 
 
 class _Images(Dataset[tuple[list[Tensor], int, int]]):

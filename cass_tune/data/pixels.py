@@ -1,29 +1,37 @@
-"""Every image of a set, decoded and resized once, as one memory-mapped uint8 array in the per-user cache.
+"""Every image of a set, decoded and resized once, as memory-mapped uint8 arrays in the per-user cache.
 
 Reading from it is several times faster than decoding files again each epoch, and gives the same pixels as resizing
-the opened image (torchvision's ``Resize`` on a PIL image is PIL's bilinear ``resize``).
+the opened image (torchvision's ``Resize`` on a PIL image is PIL's bilinear ``resize``). An image whose three channels
+are equal is kept as one. Equal files are kept once, and other labels or parts of the same files need no new cache.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import os
-import uuid
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
-from cass_tune.data.cache_folder import cache_folder
 from cass_tune.data.listing import Item, Listing
+from cass_tune.data.pixel_cache import PixelCache
 
 if TYPE_CHECKING:
     import numpy as np
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Raised when images are decoded or resized in another way; old caches are then not used."""
+
+
+class Images(Protocol):
+    """Images by their position; a numpy array is one."""
+
+    def __getitem__(self, position: int, /) -> np.ndarray:
+        """Return one image, uint8, shape (height, width, 3)."""
+        ...
 
 
 class Pixels:
@@ -32,19 +40,53 @@ class Pixels:
     Args:
         listing: the data set.
         size_px: height and width, in pixels.
-        array: uint8, shape (images, size_px, size_px, 3), or None to open each image when it is asked for.
+        images: uint8, each of shape (size_px, size_px, 3), or None to open each image when it is asked for.
     """
 
-    def __init__(self, listing: Listing, size_px: int, array: np.ndarray | None) -> None:
+    def __init__(self, listing: Listing, size_px: int, images: Images | None) -> None:
         self.listing = listing
         self.size_px = size_px
-        self._array = array
+        self._images = images
 
     def __getitem__(self, position: int) -> np.ndarray:
-        """Return one image, uint8, shape (size_px, size_px, 3)."""
-        if self._array is not None:
-            return self._array[position]
+        """Return one image, uint8, shape (size_px, size_px, 3); the last stride of a grey one is 0."""
+        if self._images is not None:
+            return self._images[position]
         return decode(self.listing, self.listing.items[position], self.size_px)
+
+
+class _Cached:
+    """The images of a listing from the cache; one that is damaged there is decoded instead.
+
+    Args:
+        listing: the data set.
+        size_px: height and width, in pixels.
+        cache: holds them.
+    """
+
+    def __init__(self, listing: Listing, size_px: int, cache: PixelCache) -> None:
+        self._listing = listing
+        self._size_px = size_px
+        self._cache = cache
+        self._verified = bytearray(len(listing.items))
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        item = self._listing.items[position]
+        image, checksum = self._cache.get(item.sha256)
+        if not self._verified[position]:
+            if zlib.crc32(image) != checksum:
+                if self._cache.discard():
+                    logger.warning("%s is damaged and was removed; its images are decoded again", self._cache.folder)
+                return decode(self._listing, item, self._size_px)
+            self._verified[position] = 1
+        return as_rgb(image)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return a grey image, shape (height, width), with three channels that are one memory; another as it is."""
+    import numpy as np
+
+    return image if image.ndim == 3 else np.broadcast_to(image[..., None], (*image.shape, 3))
 
 
 def decode(listing: Listing, item: Item, size_px: int) -> np.ndarray:
@@ -59,50 +101,27 @@ def decode(listing: Listing, item: Item, size_px: int) -> np.ndarray:
 def load_pixels(listing: Listing, size_px: int, progress: Callable[[int, int], None] | None = None) -> Pixels:
     """Map the cached pixels of a listing, making them first if they are not there.
 
-    Where the cache cannot be written (no space, no permission), images are decoded whenever they are needed, and a
-    warning says so; the numbers are the same.
+    Where the cache cannot be written (no space, no permission, more than CASS_TUNE_CACHE_GIB), images are decoded
+    whenever they are needed, and a warning says so; the numbers are the same.
+
+    Args:
+        listing: the data set.
+        size_px: height and width, in pixels.
+        progress: called with the numbers of images made and of all images; it may raise, to end the trial.
     """
-    import numpy as np
     import PIL
 
+    items = {item.sha256: item for item in listing.items}
     version = f"{VERSION}-pillow{PIL.__version__}"
-    path = cache_folder() / "pixels" / f"{listing.fingerprint[:32]}-{size_px}-{version}.npy"
+    name = f"{hashlib.sha256(''.join(sorted(items)).encode()).hexdigest()[:32]}-{size_px}-{version}"
+    images = {key: partial(decode, listing, item, size_px) for key, item in items.items()}
     try:
-        if not path.exists():
-            _write(path, listing, size_px, progress)
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError:  # torn by a machine that went down
-            path.unlink()
-            _write(path, listing, size_px, progress)
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        return Pixels(listing, size_px, array)
-    except (OSError, ValueError) as error:
-        logger.warning("cannot cache pixels in %s (%s); images are decoded every time, which is slower", path, error)
+        cache = PixelCache.load(name, size_px, images, progress or _no_progress)
+    except OSError as error:
+        logger.warning("cannot cache pixels (%s); images are decoded every time, which is slower", error)
         return Pixels(listing, size_px, None)
+    return Pixels(listing, size_px, _Cached(listing, size_px, cache))
 
 
-def _write(path: Path, listing: Listing, size_px: int, progress: Callable[[int, int], None] | None) -> None:
-    import numpy as np
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    count = len(listing.items)
-    try:
-        with temporary.open("wb") as stream, ThreadPoolExecutor(4) as pool:  # through a map a full disk would kill us
-            shape = (count, size_px, size_px, 3)
-            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            images: Iterable[np.ndarray] = pool.map(lambda item: decode(listing, item, size_px), listing.items)
-            try:
-                for number, image in enumerate(images):
-                    stream.write(image.tobytes())
-                    if progress:
-                        progress(number + 1, count)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # the callback may raise, to end a trial
-                raise
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _no_progress(done: int, total: int) -> None:
+    pass

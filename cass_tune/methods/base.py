@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from cass_tune.config import Trial
-from cass_tune.data.loader import Views, one_view
+from cass_tune.data.loader import Views, views_of
 from cass_tune.training.healthy import HEALTHY_STD
 
 View: TypeAlias = Mapping[str, Tensor]
@@ -77,7 +76,7 @@ class Method(nn.Module):
     @classmethod
     def views(cls, trial: Trial) -> Views:
         """Return what makes the views of an image; by default one view, by the published augmentation."""
-        return partial(one_view, strength=trial.data.augmentation_strength)
+        return views_of(trial.data)
 
     def trained(self, arm: str) -> nn.Module:
         """Return what an arm's optimiser steps: by default the arm and its part of `heads`, where there is one."""

@@ -13,7 +13,7 @@ from numpy.random import Generator
 from PIL import Image
 from torchvision import transforms as T
 
-from cass_tune.data import augmentation
+from cass_tune.data import route_torchvision
 from cass_tune.data.augmentation import augment
 from cass_tune.randomness import generator
 
@@ -35,7 +35,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 
     names = {f"adjust_{kind}": 0 for kind in ("brightness", "contrast", "saturation")}
     names = {**names, "perspective": 1, "affine": 0, "vflip": None, "hflip": None}
-    monkeypatch.setattr(augmentation, "F", SimpleNamespace(**{n: operation(n, a) for n, a in names.items()}))
+    monkeypatch.setattr(route_torchvision, "F", SimpleNamespace(**{n: operation(n, a) for n, a in names.items()}))
     return seen
 
 
@@ -176,3 +176,13 @@ def test_the_strength_scales_ranges_and_flips(applied: list[tuple[str, Any]]) ->
     assert -20 <= angles.min() < -19.6 and 19.6 < angles.max() <= 20
     corners = np.array(values["perspective"]) - [[0, 0], [29, 0], [29, 19], [0, 19]]
     assert np.abs(corners[:, :, 0]).max() == 6  # 0.4 of half the width
+
+
+def test_a_grey_image_gives_the_values_of_its_three_equal_channels() -> None:
+    for size in ((20, 30), (64, 64)):
+        plane = np.random.default_rng(1).integers(0, 256, size, dtype=np.uint8)
+        grey = np.broadcast_to(plane[..., None], (*size, 3))
+        for item in range(100):
+            rngs = [generator(0, "augmentation", 1, item) for _ in range(2)]
+            found = augment(grey, rngs[0])
+            assert np.array_equal(found, augment(np.ascontiguousarray(grey), rngs[1])) and found.strides[-1] == 0

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import resource
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from cass_tune.data import pixels as pixels_module
 from cass_tune.data.augmentation import augment
 from cass_tune.data.loader import (
     IMAGENET,
@@ -25,8 +20,6 @@ from cass_tune.data.loader import (
     normalise,
     normalise_by_arm,
 )
-from cass_tune.data.phantom import phantom_listing
-from cass_tune.data.pixels import decode, load_pixels
 from cass_tune.randomness import generator
 from tests import tiny
 
@@ -181,59 +174,3 @@ def test_arms_with_equal_constants_share_one_tensor() -> None:
     own = normalise_by_arm(images, cpu, {"cnn": IMAGENET, "vit": HALF})
     assert torch.equal(own["cnn"], normalise(images, cpu)) and torch.equal(own["vit"], normalise(images, cpu, HALF))
     assert images.flatten().tolist() == list(range(0, 240, 5)), "the images themselves stay"
-
-
-def test_cached_pixels_equal_decoded_ones(own_cache: Path) -> None:
-    listing = replace(phantom_listing(), items=phantom_listing().items[::60], fingerprint="f" * 64)
-    progress: list[tuple[int, int]] = []
-    found = load_pixels(listing, 24, lambda done, total: progress.append((done, total)))
-    for position, item in enumerate(listing.items):
-        expected = decode(listing, item, 24)
-        assert expected.shape == (24, 24, 3) and expected.dtype == np.uint8
-        assert np.array_equal(found[position], expected)
-    assert progress[-1] == (10, 10)
-    (path,) = (own_cache / "pixels").iterdir()
-    assert path.name.startswith(f"{'f' * 32}-24-")
-    path.write_bytes(path.read_bytes()[:-100])  # torn
-    assert np.array_equal(load_pixels(listing, 24)[9], decode(listing, listing.items[9], 24))
-    assert len(np.load(path)) == 10
-
-
-def test_pixels_are_decoded_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = load_pixels(LISTING, 16)
-    monkeypatch.setattr(pixels_module, "decode", None)
-    again = load_pixels(LISTING, 16)
-    assert np.array_equal(first[3], again[3])
-
-
-def test_resizing_is_torchvisions() -> None:
-    from torchvision.transforms import Resize
-
-    item = LISTING.items[0]
-    expected = np.asarray(Resize((24, 24))(LISTING.open_image(item)))
-    assert np.array_equal(decode(LISTING, item, 24), expected)
-
-
-def unusable(folder: Path, how: str) -> None:
-    folder.mkdir(exist_ok=True)
-    if how == "a file in the way":
-        (folder / "pixels").touch()
-    else:
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limit[1]))
-
-
-@pytest.mark.parametrize("how", ["a file in the way", "no space"])
-def test_a_cache_that_cannot_be_used_is_a_warning_and_the_same_pixels(
-    how: str, own_cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING, logger="cass_tune")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        unusable(own_cache, how)
-        found = load_pixels(LISTING, 32)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "cannot cache pixels" in caplog.text and "slower" in caplog.text
-    assert all(np.array_equal(found[p], PIXELS[p]) for p in TRAIN)
-    assert not list(own_cache.glob("pixels/.*"))
