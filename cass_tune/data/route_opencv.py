@@ -47,8 +47,12 @@ def _jitter(image: np.ndarray, factors: Sequence[tuple[str, float]]) -> np.ndarr
             middle = 0.0 if name == "brightness" else int(_mean(image, table) + 0.5)
             table = _cut_off(middle + np.float32(factor) * (table - middle))
         elif image.ndim == 3:
-            image, table = _saturate(cv2.LUT(image, table.astype(np.uint8)), factor), LEVELS
-    return cv2.LUT(image, table.astype(np.uint8))
+            image, table = _saturate(_through(image, table), factor), LEVELS
+    return _through(image, table)
+
+
+def _through(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    return image if table is LEVELS else cv2.LUT(image, table.astype(np.uint8))
 
 
 def _cut_off(levels: np.ndarray) -> np.ndarray:
@@ -59,6 +63,8 @@ def _cut_off(levels: np.ndarray) -> np.ndarray:
 def _mean(image: np.ndarray, table: np.ndarray) -> float:
     """Return the mean grey of an image after a table."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+    if table is LEVELS:
+        return cv2.mean(grey)[0]
     counts = cv2.calcHist([grey], [0], None, [256], [0, 256])
     return float(counts.ravel().astype(np.float64) @ table) / grey.size
 
