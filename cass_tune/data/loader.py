@@ -43,7 +43,7 @@ IMAGENET = Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some images.
+    """Some images; a `DataLoader` pins it by `pin_memory`.
 
     Args:
         views: one or more views of every image, each uint8, shape (batch, 3, height, width).
@@ -59,6 +59,14 @@ class Batch:
     def images(self) -> Tensor:
         """The first view."""
         return self.views[0]
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in memory from which it can be copied to a GPU while this process goes on."""
+        return Batch(
+            views=tuple(view.pin_memory() for view in self.views),
+            labels=self.labels.pin_memory(),
+            positions=self.positions.pin_memory(),
+        )
 
 
 def normalise(images: Tensor, device: torch.device, constants: Normalisation = IMAGENET) -> Tensor:
@@ -100,7 +108,11 @@ def views_of(data: Data) -> Views:
     return partial(one_view, strength=data.augmentation_strength, pipeline=data.pipeline)
 
 
-class _Images(Dataset[tuple[list[Tensor], int, int]]):
+_Sample: TypeAlias = tuple[Sequence[np.ndarray], int, int]
+"""Views of an image, its label and its position."""
+
+
+class _Images(Dataset[_Sample]):
     """Views of images keyed by (epoch, position); epoch -1 means: without augmentation."""
 
     def __init__(self, pixels: Pixels, seed: int, stream: str, views: Views) -> None:
@@ -111,17 +123,28 @@ class _Images(Dataset[tuple[list[Tensor], int, int]]):
         labels = {label: number for number, label in enumerate(pixels.listing.classes)}
         self._labels = [labels[item.label] for item in pixels.listing.items]
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int, int]:
+    def __getitem__(self, key: tuple[int, int]) -> _Sample:
         epoch, position = key
         views: Sequence[np.ndarray] = [self._pixels[position]]
         if epoch >= 0:
             rng = generator(self._seed, f"{self._stream}/augmentation", epoch, position)
             views = self._views(views[0], rng)
-        return [_tensor(view) for view in views], self._labels[position], position
+        return views, self._labels[position], position
 
 
-def _tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+def _batch(samples: Sequence[_Sample]) -> Batch:
+    views, labels, positions = zip(*samples, strict=True)
+    stacked = tuple(_stack(view) for view in zip(*views, strict=True))
+    return Batch(views=stacked, labels=torch.tensor(labels), positions=torch.tensor(positions))
+
+
+def _stack(images: Sequence[np.ndarray]) -> Tensor:
+    """Return images of shape (height, width, 3) as one tensor of shape (batch, 3, height, width)."""
+    height, width, channels = images[0].shape
+    batch = np.empty((len(images), channels, height, width), np.uint8)
+    for place, image in zip(batch, images, strict=True):
+        place[...] = image.transpose(2, 0, 1)
+    return torch.from_numpy(batch)
 
 
 def _leave_signals_to_the_trial(number: int) -> None:
@@ -176,6 +199,7 @@ class Batches:
             worker_init_fn=_leave_signals_to_the_trial,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
+            collate_fn=_batch,
             generator=torch.Generator(),  # keeps torch's global generator untouched
         )
 
@@ -203,8 +227,7 @@ class Batches:
 
     def _load(self, batches: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         self._order.batches = batches
-        for views, labels, positions in self._loader:
-            yield Batch(views=tuple(views), labels=labels, positions=positions)
+        yield from self._loader
 
 
 def batch_bounds(count: int, batch_size: int, *, drop_last: bool) -> list[tuple[int, int]]:

@@ -115,7 +115,7 @@ class PixelCache:
         self.__init__(state["folder"], state["_size_px"])
 
     def get(self, key: str) -> tuple[np.ndarray, int]:
-        """Return an image, uint8, shape (size_px, size_px) if it is grey, else (size_px, size_px, 3); and its CRC-32."""
+        """Return an image, uint8, shape (size_px, size_px) or, if it is not grey, (size_px, size_px, 3); its CRC-32."""
         kind, row, checksum = self._index[key]
         return self._arrays[kind][row], checksum
 
@@ -230,7 +230,9 @@ def _cap_gib() -> float:
     except ValueError:
         cap = math.nan
     if not cap >= 0:
-        logger.warning("%s must be a number of at least 0, but is %r; %g is used", CAP_ENV, os.environ[CAP_ENV], CAP_GIB)
+        logger.warning(
+            "%s must be a number of at least 0, but is %r; %g is used", CAP_ENV, os.environ[CAP_ENV], CAP_GIB
+        )
         return CAP_GIB
     return cap
 

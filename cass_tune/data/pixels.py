@@ -74,7 +74,7 @@ class _Cached:
         item = self._listing.items[position]
         image, checksum = self._cache.get(item.sha256)
         if not self._verified[position]:
-            if zlib.crc32(image) != checksum:
+            if zlib.crc32(image.data) != checksum:
                 if self._cache.discard():
                     logger.warning("%s is damaged and was removed; its images are decoded again", self._cache.folder)
                 return decode(self._listing, item, self._size_px)

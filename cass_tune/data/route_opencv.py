@@ -36,7 +36,14 @@ def apply(image: np.ndarray, operations: Sequence[Operation]) -> np.ndarray:
                 image = _rotate(image, degrees)
             case Flip(axis):
                 image = cv2.flip(image, axis)
-    return image
+    return image if image.ndim == 2 else _planar(image)
+
+
+def _planar(image: np.ndarray) -> np.ndarray:
+    """Return the same image with each channel in one piece, from which a batch is copied in half the time."""
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, [planes[0], planes[1], planes[2]])
+    return planes.transpose(1, 2, 0)
 
 
 def _jitter(image: np.ndarray, factors: Sequence[tuple[str, float]]) -> np.ndarray:
@@ -75,9 +82,7 @@ def _saturate(image: np.ndarray, factor: float) -> np.ndarray:
     return cv2.transform(image, np.hstack([colours, np.full((3, 1), ROUND_TO_CUT_OFF)]))
 
 
-def _perspective(
-    image: np.ndarray, corners: Sequence[tuple[int, int]], moved: Sequence[tuple[int, int]]
-) -> np.ndarray:
+def _perspective(image: np.ndarray, corners: Sequence[tuple[int, int]], moved: Sequence[tuple[int, int]]) -> np.ndarray:
     """Interpolate in 32-bit floats, which is faster here than in 8 bits, and cut off as PIL does."""
     back = cv2.getPerspectiveTransform(np.array(moved, np.float32), np.array(corners, np.float32))
     matrix = np.linalg.inv(PIXEL) @ back @ PIXEL

@@ -81,7 +81,12 @@ def test_cached_pixels_equal_decoded_ones() -> None:
 def test_grey_is_decided_by_image_and_equal_files_are_kept_once(own_cache: Path) -> None:
     found = load_pixels(MIXED, SIZE)
     assert_right(found)
-    assert {key: entry[0] for key, entry in index(own_cache).items()} == {"a": "rgb", "b": "grey", "c": "rgb", "d": "rgb"}
+    assert {key: entry[0] for key, entry in index(own_cache).items()} == {
+        "a": "rgb",
+        "b": "grey",
+        "c": "rgb",
+        "d": "rgb",
+    }
     (folder,) = folders(own_cache)
     assert ((folder / "grey").stat().st_size, (folder / "rgb").stat().st_size) == (SIZE**2, 9 * SIZE**2)
     assert [found[position].strides[-1] for position in range(5)] == [1, 0, 1, 1, 0]

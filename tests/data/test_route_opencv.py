@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_operations_are_the_same_draws_and_follow_one_another() -> None:
     untouched = [[np.array_equal(view, image) for view in pair] for pair in pairs]
     assert all(one == other for one, other in untouched) and 20 < sum(one for one, _ in untouched) < 100
     assert np.median([np.abs(one - other).mean() for one, other in pairs]) < 0.5
-    shifted = [np.abs(one - other).mean() for (one, _), (_, other) in zip(pairs, pairs[1:], strict=False)]
+    shifted = [np.abs(one - other).mean() for (one, _), (_, other) in pairwise(pairs)]
     assert np.median(shifted) > 5, "views of other draws are far apart"
 
 
