@@ -2,7 +2,8 @@
 
 Reading from it is several times faster than decoding files again each epoch, and gives the same pixels as resizing
 the opened image (torchvision's ``Resize`` on a PIL image is PIL's bilinear ``resize``). An image whose three channels
-are equal is kept as one. Equal files are kept once, and other labels or parts of the same files need no new cache.
+are equal is kept as one. Equal files are kept once, and other labels or parts of the same files need no new cache; a
+set of another name does, because it may open them in another way.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ def load_pixels(listing: Listing, size_px: int, progress: Callable[[int, int], N
     import PIL
 
     items = {item.sha256: item for item in listing.items}
-    version = f"{VERSION}-pillow{PIL.__version__}"
-    name = f"{hashlib.sha256(''.join(sorted(items)).encode()).hexdigest()[:32]}-{size_px}-{version}"
+    content = hashlib.sha256("\n".join([listing.name, *sorted(items)]).encode()).hexdigest()
+    name = f"{content[:32]}-{size_px}-{VERSION}-pillow{PIL.__version__}"
     images = {key: partial(decode, listing, item, size_px) for key, item in items.items()}
     try:
         cache = PixelCache.load(name, size_px, images, progress or _no_progress)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from cass_tune.data.augmentation import Flip, Jitter, Operation, Perspective, Rotation
-
-cv2.setNumThreads(1)  # a trial has one thread unless it asks for more; several loaders share a machine
+from cass_tune.data.opencv import cv2
 
 LEVELS = np.arange(256, dtype=np.float32)
 GREY = np.array([0.299, 0.587, 0.114])

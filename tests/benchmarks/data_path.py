@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.data_path DATA [--size 384] [--images 96] [--rounds 5] [--wait]
 
-DATA is the folder with ``brain_mri`` and ``isic2019_ham10000_small``. The files are grey and in colour, apart (`files`). Every
+DATA is the folder with ``brain_mri`` and ``isic2019_ham10000_small``; grey files and coloured ones apart. Every
 round loads each image once by each way in turn, so that what else the machine does falls on all of them; the rates are
 of CPU time. The notebook's way: open, resize, augment, ``ToTensor``, ``Normalize``. Ours: the cache, the same
 augmentation, uint8 (``+ float``: normalised on the CPU as well, which a GPU does otherwise). Our first epoch makes the
@@ -50,8 +50,8 @@ def is_grey_file(path: Path) -> bool:
 def files(data: Path, scratch: Path, count: int) -> dict[str, list[Path]]:
     """Return JPEG files by what they are.
 
-    Brain MRI is there in its published size. Of the skin lesions there are copies of a third of it; brought back to 600 x
-    450, they take as long to open as the published files.
+    Brain MRI is there in its published size. Of the skin lesions there are copies of a third of it; brought back to
+    600 x 450, they take as long to open as the published files.
     """
     grey = sorted((data / "brain_mri/Training").rglob("*.jpg"))
     small = sorted((data / "isic2019_ham10000_small/ISIC_2019_Training_Input").glob("*.jpg"))[:count]

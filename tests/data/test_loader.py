@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from cass_tune.data.augmentation import augment
+from cass_tune.config import Data
+from cass_tune.data.augmentation import ROUTES, augment
 from cass_tune.data.loader import (
     IMAGENET,
     Batch,
@@ -19,7 +21,9 @@ from cass_tune.data.loader import (
     batch_bounds,
     normalise,
     normalise_by_arm,
+    views_of,
 )
+from cass_tune.data.pixels import Pixels, load_pixels
 from cass_tune.randomness import generator
 from tests import tiny
 
@@ -28,8 +32,10 @@ PIXELS = tiny.pixels(LISTING)
 TRAIN, TEST = LISTING.of_split("train"), LISTING.of_split("test")
 
 
-def batches(stream: str = "pretrain", seed: int = 0, workers: int = 0) -> Batches:
-    return Batches(PIXELS, seed=seed, stream=stream, workers=workers)
+def batches(
+    stream: str = "pretrain", seed: int = 0, workers: int = 0, source: Pixels = PIXELS, pipeline: Any = "torchvision-1"
+) -> Batches:
+    return Batches(source, seed=seed, stream=stream, workers=workers, views=views_of(Data(pipeline=pipeline)))
 
 
 def train(source: Batches, epoch: int = 1, size: int = 8) -> list[Batch]:
@@ -60,8 +66,11 @@ def test_an_image_is_augmented_by_its_own_draws() -> None:
         assert np.array_equal(image.numpy().transpose(1, 2, 0), expected)
 
 
-def test_same_for_any_number_of_workers() -> None:
-    alone, helped = batches(), batches(workers=2)
+@pytest.mark.parametrize("pipeline", ROUTES)
+def test_same_for_any_number_of_workers(pipeline: str) -> None:
+    """The images come from the cache, which every process maps."""
+    source = load_pixels(LISTING, tiny.SIZE_PX)
+    alone, helped = (batches(workers=workers, source=source, pipeline=pipeline) for workers in (0, 2))
     for epoch in (1, 2):
         assert equal(train(alone, epoch), train(helped, epoch))
     assert equal(list(alone.evaluation(TEST)), list(helped.evaluation(TEST)))

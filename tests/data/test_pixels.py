@@ -99,6 +99,8 @@ def test_images_are_decoded_once_and_other_labels_need_no_new_cache(own_cache: P
     assert np.array_equal(first[0], again[4]) and len(folders(own_cache)) == 1
     load_pixels(MIXED, SIZE + 1)
     assert len(folders(own_cache)) == 2, "another size"
+    load_pixels(replace(MIXED, name="windowed"), SIZE)
+    assert len(folders(own_cache)) == 3, "another way to open them"
 
 
 def test_resizing_is_torchvisions() -> None:
