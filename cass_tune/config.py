@@ -130,9 +130,10 @@ class Data(Section):
     augmentation_strength: float = _later(1.0)
     """Factor of the published augmentation's ranges, and of the probability of its flips up to a half; from 0 (none)
     to 4. DINO's pretraining has views of its own, which it leaves alone."""
-    pipeline: Literal["torchvision-1", "opencv-1"] = _later("torchvision-1")
+    pipeline: Literal["torchvision-1", "opencv-1", "device-1"] = _later("torchvision-1")
     """What carries the published augmentation out: `torchvision-1`: torchvision on PIL images, as published;
-    `opencv-1`: OpenCV, the same draws in a fraction of the time, with pixels that differ a little."""
+    `opencv-1`: OpenCV, the same draws in a fraction of the time, nearly the same pixels; `device-1`: the trial's
+    device, which leaves the processor reading alone: for a GPU."""
 
     def rules(self) -> list[str]:
         """Return one text per rule, empty where it holds."""
@@ -147,7 +148,7 @@ class Data(Section):
             self._at_least("split_seed", 0),
             self._one_of("normalisation", ("imagenet", "model")),
             self._not_negative("augmentation_strength") or self._strength_rule(),
-            self._one_of("pipeline", ("torchvision-1", "opencv-1")),
+            self._one_of("pipeline", ("torchvision-1", "opencv-1", "device-1")),
         ]
 
     def _strength_rule(self) -> str:

@@ -64,7 +64,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("data.augmentation_strength", 4.1, "at most 4"),
     ("data.split_seed", -1, "at least 0"),
     ("data.normalisation", "none", "'imagenet', 'model'"),
-    ("data.pipeline", "fast", "'torchvision-1', 'opencv-1'"),
+    ("data.pipeline", "fast", "'torchvision-1', 'opencv-1', 'device-1'"),
     ("pretrain.method", "byol", "'cass', 'dino', 'supervised', 'none'"),
     *(("pretrain.method", value, "module:Class") for value in ("", ":", "a:", ":B", "a-b:C", "a:B:C", "a.:B", 3)),
     ("pretrain.cnn", "", "must name a timm model"),

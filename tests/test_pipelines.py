@@ -12,16 +12,17 @@ from cass_tune.results import Results
 from cass_tune.study import Study
 from tests import small
 
-STUDY = Study(name="pipelines", title="Routes", axes={"data.pipeline": ("torchvision-1", "opencv-1")})
+PIPELINES = ("torchvision-1", "opencv-1", "device-1")
+STUDY = Study(name="pipelines", title="Routes", axes={"data.pipeline": PIPELINES})
 
 
-def test_both_routes_train_and_are_told_apart(tmp_path: Path) -> None:
+def test_all_routes_train_and_are_told_apart(tmp_path: Path) -> None:
     assert small.run("--local", study=STUDY, results=tmp_path) == 0
     (folder,) = Results(tmp_path).studies()
     frame = load(folder)
-    assert set(frame["status"]) == {"done"} and set(frame["data_pipeline"]) == {"torchvision-1", "opencv-1"}
-    assert len(set(frame["digest"])) == 4, "each with its control"
-    assert len(list(tmp_path.glob("stages/*"))) == 2
+    assert set(frame["status"]) == {"done"} and set(frame["data_pipeline"]) == set(PIPELINES)
+    assert len(set(frame["digest"])) == 6, "each with its control"
+    assert len(list(tmp_path.glob("stages/*"))) == 3
 
 
 def test_opencv_is_asked_for_before_anything_runs(

@@ -30,6 +30,8 @@ COLOURS = ("brightness", "contrast", "saturation")
 
 ROUTES = {"torchvision-1": "cass_tune.data.route_torchvision", "opencv-1": "cass_tune.data.route_opencv"}
 """The modules whose ``apply(image, operations)`` carries operations out, by the value of ``data.pipeline``."""
+ON_DEVICE = "device-1"
+"""The route that carries them out where the trial trains (`cass_tune.data.route_device`)."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,19 @@ class Flip:
 
 
 Operation: TypeAlias = Jitter | Perspective | Rotation | Flip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An image, and what is yet to be done to it.
+
+    Args:
+        image: uint8, shape (height, width, 3).
+        operations: in order.
+    """
+
+    image: np.ndarray
+    operations: tuple[Operation, ...]
 
 
 def augment(image: np.ndarray, rng: Generator, strength: float = 1.0, pipeline: str = "torchvision-1") -> np.ndarray:

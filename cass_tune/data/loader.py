@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -14,15 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cass_tune.config import Data
-from cass_tune.data.augmentation import augment
+from cass_tune.data.augmentation import ON_DEVICE, Drawn, Operation, augment, draw
 from cass_tune.data.pixels import Pixels
 from cass_tune.randomness import generator
 
 EVALUATION_BATCH = 64
 
-Views: TypeAlias = Callable[[np.ndarray, np.random.Generator], Sequence[np.ndarray]]
-"""Returns the views of an image (uint8, shape (height, width, 3)), each of the same type; takes every random draw from
-the generator. It is sent to the processes that load images."""
+Views: TypeAlias = Callable[[np.ndarray, np.random.Generator], Sequence[np.ndarray | Drawn]]
+"""Returns the views of an image (uint8, shape (height, width, 3)), each of the same type, or each with what is to be
+done to it on the trial's device; takes every random draw from the generator. It is sent to the processes that load
+images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Batch:
 
     Args:
         views: one or more views of every image, each uint8, shape (batch, 3, height, width).
+        operations: by view and image, what is yet to be done (`on`); empty for nothing.
         labels: int64, shape (batch,): positions in the listing's classes.
         positions: int64, shape (batch,): positions in the listing's items.
     """
@@ -54,15 +56,26 @@ class Batch:
     views: tuple[Tensor, ...]
     labels: Tensor
     positions: Tensor
+    operations: tuple[tuple[tuple[Operation, ...], ...], ...] = ()
 
     @property
     def images(self) -> Tensor:
         """The first view."""
         return self.views[0]
 
+    def on(self, device: torch.device) -> tuple[Tensor, ...]:
+        """Return the views on a device, augmented there where that is to be done."""
+        views = tuple(view.to(device, non_blocking=True) for view in self.views)
+        if not self.operations:
+            return views
+        from cass_tune.data.route_device import apply
+
+        return tuple(apply(view, operations) for view, operations in zip(views, self.operations, strict=True))
+
     def pin_memory(self) -> Batch:
         """Return the batch in memory from which it can be copied to a GPU while this process goes on."""
-        return Batch(
+        return replace(
+            self,
             views=tuple(view.pin_memory() for view in self.views),
             labels=self.labels.pin_memory(),
             positions=self.positions.pin_memory(),
@@ -103,12 +116,20 @@ def one_view(
     return [augment(image, rng, strength, pipeline)]
 
 
+def drawn_view(image: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> Sequence[Drawn]:
+    """Return an image with what the published augmentation does to it, see `augment`."""
+    height, width, _ = image.shape
+    return [Drawn(image, tuple(draw(rng, width, height, strength)) if strength else ())]
+
+
 def views_of(data: Data) -> Views:
     """Return what makes one view of an image by a trial's augmentation."""
+    if data.pipeline == ON_DEVICE:
+        return partial(drawn_view, strength=data.augmentation_strength)
     return partial(one_view, strength=data.augmentation_strength, pipeline=data.pipeline)
 
 
-_Sample: TypeAlias = tuple[Sequence[np.ndarray], int, int]
+_Sample: TypeAlias = tuple[Sequence[np.ndarray | Drawn], int, int]
 """Views of an image, its label and its position."""
 
 
@@ -125,17 +146,23 @@ class _Images(Dataset[_Sample]):
 
     def __getitem__(self, key: tuple[int, int]) -> _Sample:
         epoch, position = key
-        views: Sequence[np.ndarray] = [self._pixels[position]]
+        image = self._pixels[position]
+        views: Sequence[np.ndarray | Drawn] = [image]
         if epoch >= 0:
-            rng = generator(self._seed, f"{self._stream}/augmentation", epoch, position)
-            views = self._views(views[0], rng)
+            views = self._views(image, generator(self._seed, f"{self._stream}/augmentation", epoch, position))
         return views, self._labels[position], position
 
 
 def _batch(samples: Sequence[_Sample]) -> Batch:
-    views, labels, positions = zip(*samples, strict=True)
-    stacked = tuple(_stack(view) for view in zip(*views, strict=True))
-    return Batch(views=stacked, labels=torch.tensor(labels), positions=torch.tensor(positions))
+    of_samples, labels, positions = zip(*samples, strict=True)
+    views = list(zip(*of_samples, strict=True))
+    is_drawn = any(isinstance(each, Drawn) for view in views for each in view)
+    return Batch(
+        views=tuple(_stack([getattr(each, "image", each) for each in view]) for view in views),
+        labels=torch.tensor(labels),
+        positions=torch.tensor(positions),
+        operations=tuple(tuple(getattr(each, "operations", ()) for each in view) for view in views) if is_drawn else (),
+    )
 
 
 def _stack(images: Sequence[np.ndarray]) -> Tensor:

@@ -196,7 +196,7 @@ class Finetuning:
         )
         for batch in batches:
             self._stepper.begin(self._step)
-            value = self._loss(self._logits(batch.images), batch.labels.to(self._device))
+            value = self._loss(self._logits(batch.on(self._device)[0]), batch.labels.to(self._device))
             self._stepper.end(value)
             self._train_loss.add(value, len(batch.images))
             self._step += 1

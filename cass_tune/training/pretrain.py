@@ -179,7 +179,7 @@ class Pretraining:
         )
         for batch in batches:
             self._stepper.begin(self._step)
-            views = [normalise_by_arm(view, self._device, self._normalisation) for view in batch.views]
+            views = [normalise_by_arm(view, self._device, self._normalisation) for view in batch.on(self._device)]
             progress = Progress(step=self._step, epoch=self.epoch, steps=self._steps)
             value, outputs = self.method.loss(views, batch.labels.to(self._device), progress)
             self._stepper.end(value)
