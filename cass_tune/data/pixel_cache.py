@@ -126,6 +126,11 @@ class PixelCache:
         return was_there
 
 
+def is_grey(image: np.ndarray) -> bool:
+    """Return whether the three channels of an image, shape (height, width, 3), are equal."""
+    return bool((image[..., 1] == image[..., 0]).all() and (image[..., 2] == image[..., 0]).all())
+
+
 @contextlib.contextmanager
 def _only_one(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Let one process of this machine at a time run the block; where locks do not work, let all."""
@@ -138,7 +143,7 @@ def _only_one(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
             break
         except Timeout:
             waiting()
-        except NotImplementedError:  # a file system without locks
+        except (NotImplementedError, OSError):  # a file system without locks, or one that cannot be written
             break
     try:
         yield
@@ -213,9 +218,7 @@ class _Writer:
 
     def add(self, key: str, image: np.ndarray) -> None:
         """Write one image, shape (height, width, 3)."""
-        first = image[..., 0]
-        is_grey = bool((image[..., 1] == first).all() and (image[..., 2] == first).all())
-        kind, content = ("grey", first.tobytes()) if is_grey else ("rgb", image.tobytes())
+        kind, content = ("grey", image[..., 0].tobytes()) if is_grey(image) else ("rgb", image.tobytes())
         self._left -= len(content)
         if self._left < 0:
             raise OSError(f"they would take more than the {_cap_gib():g} GiB of {CAP_ENV}")

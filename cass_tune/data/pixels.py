@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from cass_tune.data.listing import Item, Listing
-from cass_tune.data.pixel_cache import PixelCache
+from cass_tune.data.pixel_cache import PixelCache, is_grey
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ class Pixels:
         """Return one image, uint8, shape (size_px, size_px, 3); the last stride of a grey one is 0."""
         if self._images is not None:
             return self._images[position]
-        return decode(self.listing, self.listing.items[position], self.size_px)
+        return _opened(self.listing, self.listing.items[position], self.size_px)
 
 
 class _Cached:
@@ -78,9 +78,15 @@ class _Cached:
             if zlib.crc32(image.data) != checksum:
                 if self._cache.discard():
                     logger.warning("%s is damaged and was removed; its images are decoded again", self._cache.folder)
-                return decode(self._listing, item, self._size_px)
+                return _opened(self._listing, item, self._size_px)
             self._verified[position] = 1
         return as_rgb(image)
+
+
+def _opened(listing: Listing, item: Item, size_px: int) -> np.ndarray:
+    """Return an image as it would come from the cache: a route may treat grey in another way."""
+    image = decode(listing, item, size_px)
+    return as_rgb(image[..., 0]) if is_grey(image) else image
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

@@ -183,6 +183,7 @@ def test_a_cache_that_cannot_be_used_is_a_warning_and_the_same_pixels(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "cannot cache pixels" in caplog.text and "slower" in caplog.text
     assert_right(found)
+    assert [found[position].strides[-1] for position in range(5)] == [1, 0, 1, 1, 0], "grey is grey all the same"
     assert not list(own_cache.glob("pixels/.*.tmp")) and (how == "a file in the way" or not folders(own_cache))
 
 
