@@ -10,13 +10,14 @@ from analysis.cells import STATES, columns, place, published_beside, trial_ids
 from analysis.devices import SEPARATOR, is_crossed, kind_of
 from analysis.frames import Values, grouped, once, plain, records, where
 from analysis.published import CELL_COLUMNS, PRETRAIN_TIME, Row
-from analysis.rates import RATES
+from analysis.rates import LOADS, RATES
 from analysis.results import column
 from analysis.statistics import summarise
 from cass_tune.config import ARMS
 
 TIMES = ("pretrain_seconds", *(f"{arm}_seconds" for arm in ARMS), "total_seconds")
 """What is timed: the pretraining of both arms, the finetuning of each, and all of it."""
+_MEASURED = (*RATES, *LOADS)
 
 
 def timing_table(
@@ -28,18 +29,18 @@ def timing_table(
         frame: rows that may share a table (`analysis.groups.split`).
         axes: the study's axes, as ``section.field``.
         published: published rows that may stand beside its cells.
-        rates: images per second by trial (`analysis.rates.rates_table`); unknown by default.
+        rates: images per second and loads by trial (`analysis.rates.rates_table`); unknown by default.
 
     Returns:
         One row per cell and kind of device, controls last; trials that are not finished have no device and rows of
         their own. The axes; the devices and whether the work crossed kinds; mean, interval, n and standard deviation
-        over seeds of the seconds in `TIMES` and of the images per second in `analysis.rates.RATES`; the published
+        over seeds of the seconds in `TIMES` and of what is in `analysis.rates.RATES` and `LOADS`; the published
         seconds of a comparable pretraining, whatever it ran on;
         how many trials became what; and their ids.
     """
     keys = ["pretrain_method", *(column(axis) for axis in axes if axis != "pretrain.method")]
     trials = _trials(frame, rates)
-    needed = [*keys, *CELL_COLUMNS, "device_kind", "status", "trial_id", *TIMES, *RATES]
+    needed = [*keys, *CELL_COLUMNS, "device_kind", "status", "trial_id", *TIMES, *_MEASURED]
     cells = grouped(records(trials, needed), [*keys, "device_kind"]).values()
     rows = [_row(cell, [*keys, "device_kind"], published) for cell in cells]
     table = pd.DataFrame(sorted(rows, key=lambda row: (*place(row, keys), row["device_kind"] or "~")))
@@ -56,9 +57,9 @@ def _trials(frame: pd.DataFrame, rates: pd.DataFrame | None) -> pd.DataFrame:
     trials["total_seconds"] = trials["pretrain_seconds"].mask(is_control, 0.0) + finetuning
     kinds = [None if plain(devices) is None else kind_of(devices.split(SEPARATOR)) for devices in trials["devices"]]
     trials["device_kind"] = pd.Series(kinds, index=trials.index, dtype=frame["devices"].dtype)
-    known = pd.DataFrame(columns=["digest", *RATES], dtype="float64") if rates is None else rates
+    known = pd.DataFrame(columns=["digest", *_MEASURED], dtype="float64") if rates is None else rates
     joined = trials.join(known.set_index("digest"))
-    joined[list(RATES)] = joined[list(RATES)].where(joined["device_kind"].notna())  # of finished trials alone
+    joined[list(_MEASURED)] = joined[list(_MEASURED)].where(joined["device_kind"].notna())  # of finished trials alone
     return joined
 
 
@@ -68,7 +69,7 @@ def _row(cell: list[Values], keys: list[str], published: Sequence[Row]) -> Value
     hours = found.get("value")
     values = {name: row[name] for name in keys}
     values["crossed_devices"] = is_crossed(row["device_kind"] or "")
-    for name in (*TIMES, *RATES):
+    for name in (*TIMES, *_MEASURED):
         values |= columns(name, summarise(row[name] for row in cell))
     return {
         **values,

@@ -11,7 +11,7 @@ from analysis.cells import STATES, estimate_of
 from analysis.devices import UNKNOWN, is_crossed, numbers
 from analysis.format import duration, duration_estimate, setting, short_name
 from analysis.frames import Values, plain, records
-from analysis.rates import RATES
+from analysis.rates import LOADS, RATES
 from analysis.results import column
 from analysis.timing import TIMES
 
@@ -26,6 +26,12 @@ RATES_EXPLAINED = (
     " counted."
 )
 """What the images per second stand for."""
+
+LOADS_EXPLAINED = (
+    "GiB: most memory of a trial (GPU: allocated by it; CPU: resident in its process); busy: mean utilisation of its"
+    " device while epochs ran (GPU: any kernel, of whatever trial, was running; CPU: of its own threads)."
+)
+"""What the loads stand for."""
 
 SPENDING = (
     "alone: what the finished trials cost one by one; spent: every epoch computed for the study's trials, shared ones"
@@ -61,6 +67,11 @@ def has_rates(table: pd.DataFrame) -> bool:
     return any(table[f"{name}_n"].gt(0).any() for name in RATES)
 
 
+def has_loads(table: pd.DataFrame) -> bool:
+    """Return whether any row of a timing table has a load."""
+    return any(table[f"{name}_n"].gt(0).any() for name in LOADS)
+
+
 def timing_rows(table: pd.DataFrame, axes: list[str], short: Mapping[str, str] | None = None) -> list[list[str]]:
     """Return a timing table as text: the headers, then a row per cell and kind of device.
 
@@ -74,13 +85,21 @@ def timing_rows(table: pd.DataFrame, axes: list[str], short: Mapping[str, str] |
     names = _LONG if short is None else _SHORT
     rates = [_RATES[name] for name in RATES] if short is None else ["images/s"]
     rates = rates if has_rates(table) else []
+    loads = ["GiB", "busy"] if has_loads(table) else []
     times = [names[name] for name in TIMES]
-    headers = ["method", *map(short_name, columns), "device", *times, *published, *rates, "seeds"]
-    return [headers, *(_timing_row(row, columns, bool(published), bool(rates), short) for row in records(table))]
+    headers = ["method", *map(short_name, columns), "device", *times, *published, *rates, *loads, "seeds"]
+    shown = {"with_published": bool(published), "with_rates": bool(rates), "with_loads": bool(loads)}
+    return [headers, *(_timing_row(row, columns, short, **shown) for row in records(table))]
 
 
 def _timing_row(
-    row: Values, axes: list[str], with_published: bool, with_rates: bool, short: Mapping[str, str] | None
+    row: Values,
+    axes: list[str],
+    short: Mapping[str, str] | None,
+    *,
+    with_published: bool,
+    with_rates: bool,
+    with_loads: bool,
 ) -> list[str]:
     return [
         row["pretrain_method"],
@@ -89,6 +108,7 @@ def _timing_row(
         *(duration_estimate(estimate_of(row, name), is_short=short is not None) for name in TIMES),
         *([duration(row["published_pretrain_seconds"])] if with_published else []),
         *(_rates(row, is_short=short is not None) if with_rates else []),
+        *(_loads(row) if with_loads else []),
         _seeds(row),
     ]
 
@@ -100,6 +120,15 @@ def _rates(row: Values, *, is_short: bool) -> list[str]:
         return ["/".join(rate(estimate.mean) for estimate in found) if any(e.n for e in found) else "-"]
     intervals = (f" [{rate(e.low)}, {rate(e.high)}]" if e.n > 1 else " (n=1, no interval)" * e.n for e in found)
     return [rate(estimate.mean) + interval for estimate, interval in zip(found, intervals, strict=True)]
+
+
+def _loads(row: Values) -> list[str]:
+    """Return the most memory in GiB, and the utilisation in per cent: means over seeds."""
+    memory, busy = (estimate_of(row, name).mean for name in LOADS)
+    return [
+        "-" if math.isnan(memory) else f"{memory:.1f}",
+        "-" if math.isnan(busy) else f"{100 * busy:.0f}%",
+    ]
 
 
 def rate(value: float) -> str:
@@ -125,6 +154,8 @@ def timing_notes(table: pd.DataFrame) -> list[str]:
     lines = []
     if has_rates(table):
         lines.append(RATES_EXPLAINED)
+    if has_loads(table):
+        lines.append(LOADS_EXPLAINED)
     for text in _published_sources(table):
         lines.append(f"publ.: published pretraining time of a comparable setting, on the device of its source: {text}.")
     if any(table["crossed_devices"].tolist()):

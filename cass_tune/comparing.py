@@ -21,7 +21,7 @@ from cass_tune.sharing import rows_of
 from cass_tune.storage import AnyPath, local_copy
 
 _OF_A_RUN = (
-    *("images_per_second", "seconds", "peak_memory_gib"),
+    *("images_per_second", "seconds", "peak_memory_gib", "utilisation"),
     *("reused", "epochs", "cnn_knn_macro_f1", "vit_knn_macro_f1"),
 )
 """Columns of an epoch's row that may differ from run to run: a shared pretraining may be asked for more epochs, and

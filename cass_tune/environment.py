@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -28,6 +29,17 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "none"
     return found
+
+
+@functools.cache
+def source_digest() -> str:
+    """Return the first digits of the SHA-256 of this package's source, which needs no checkout to be known."""
+    here = Path(__file__).resolve().parent
+    total = hashlib.sha256()
+    for path in sorted(here.rglob("*.py")):
+        content = path.read_bytes()
+        total.update(f"{path.relative_to(here).as_posix()} {len(content)} ".encode() + content)
+    return total.hexdigest()[:12]
 
 
 @functools.cache

@@ -476,6 +476,9 @@ class Execution:
             gpu = float(device == "cuda") if isinstance(asked, str) else asked
             resources = {"cpu": float(self.settings.cpus_per_trial), "gpu": gpu}
             runner.check_resources(resources["cpu"], resources["gpu"])
+            if self.settings.address:
+                self.console.say("Every node that could run a trial is asked whether it sees the same inputs.")
+            runner.check_inputs((*run.missing, *run.late), resources)
             self._measure(run, device, self._probe(device, resources))
             with run.progress.shown():
                 self._rounds(run, resources, self._options(device))

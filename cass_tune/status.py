@@ -201,7 +201,16 @@ def _place(trial: _Trial) -> str:
         return "first epoch"
     row = trial.rows[-1]
     section = "pretrain" if row["phase"] == "pretrain" else "finetune"
-    return f"{row['phase']} {row['epoch']}/{trial.config[section]['epochs']}, {row['images_per_second']:.0f} images/s"
+    place = f"{row['phase']} {row['epoch']}/{trial.config[section]['epochs']}, {row['images_per_second']:.0f} images/s"
+    return ", ".join([place, *_loads(row)])
+
+
+def _loads(row: Record) -> Iterator[str]:
+    """Yield the memory and the utilisation of an epoch, where its row tells them."""
+    if row.get("peak_memory_gib") is not None:
+        yield f"{row['peak_memory_gib']:.1f} GiB"
+    if row.get("utilisation") is not None:
+        yield f"{100 * row['utilisation']:.0f}% busy"
 
 
 def _begun(trial: _Trial) -> str:

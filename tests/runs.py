@@ -17,7 +17,7 @@ from cass_tune.trial import RunOptions, read_inputs, run_trial
 from tests.small import local
 
 LISTING = phantom_listing()
-UNTIMED = {"seconds", "images_per_second", "peak_memory_gib", "reused"}
+UNTIMED = {"seconds", "images_per_second", "peak_memory_gib", "utilisation", "reused"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cass_tune.config import Trial
+from cass_tune.errors import UsageError
+from cass_tune.identity import Inputs
+from cass_tune.plan import Wanted
 from cass_tune.results import Results
-from cass_tune.runner import ray_session, session
-from tests import small
+from cass_tune.runner import nodes, ray_session
+from tests import sights, small
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -20,10 +25,11 @@ def cluster() -> Iterator[Any]:
     """Two nodes, each with one CPU and one logical GPU."""
     from ray.cluster_utils import Cluster
 
-    store = 150 * 2**20
-    head = {"num_cpus": 1, "num_gpus": 1, "include_dashboard": False, "object_store_memory": store}
+    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    common: dict[str, Any] = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 150 * 2**20}
+    head = {**common, "include_dashboard": False, "env_vars": path}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=store)
+    cluster.add_node(**common, env_vars={**path, sights.ELSEWHERE: "1"})
     yield cluster
     cluster.shutdown()
 
@@ -71,8 +77,8 @@ def test_the_code_travels_with_the_job(cluster: Any) -> None:
 def test_nodes_with_other_versions_are_refused_by_name(
     cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = {**session.driver_versions(), "timm": "0.0.1"}
-    monkeypatch.setattr(session, "driver_versions", lambda: other)
+    other = {**nodes.driver_versions(), "timm": "0.0.1"}
+    monkeypatch.setattr(nodes, "driver_versions", lambda: other)
     assert small.run("--address", cluster.address, "--device", "cpu", results=tmp_path) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
@@ -80,6 +86,32 @@ def test_nodes_with_other_versions_are_refused_by_name(
     assert not list(tmp_path.glob("trials/*"))
 
 
-def test_a_cluster_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert small.run("--address", "127.0.0.1:1", results=tmp_path) == 2
-    assert "--address 127.0.0.1:1: no Ray cluster can be joined there" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("tests.sights:differing", "sees other images than the driver: fingerprint other"),
+        ("tests.sights:missing", "does not see the inputs of the trials: --data.root /data: there is no such folder"),
+    ],
+)
+def test_a_node_with_other_data_or_none_is_refused_by_name(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: str, said: str
+) -> None:
+    words = ("--address", cluster.address, "--device", "cpu", "--preset", "demo", "--data.name", data)
+    assert small.run(*words, results=tmp_path) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: Node {socket.gethostname()} (") and said in error
+    assert not list(tmp_path.glob("trials/*"))
+
+
+def test_a_node_that_could_run_no_trial_is_not_asked_for_the_data(cluster: Any) -> None:
+    with ray_session(cluster.address):
+        wanted = [Wanted(trial=Trial(), name="", inputs=Inputs(data="other", cnn="random", vit="random"), digest="0")]
+        with pytest.raises(UsageError) as raised:
+            nodes.check_inputs(wanted, {"cpu": 1.0, "gpu": 0.5})
+        assert len(raised.value.problems) == 6  # images and the weights of both arms, on both nodes
+        nodes.check_inputs(wanted, {"cpu": 1.0, "gpu": 2.0})
+
+
+def test_a_question_that_fails_on_a_node_is_an_error_that_names_it(cluster: Any) -> None:
+    with ray_session(cluster.address), pytest.raises(UsageError, match=r"cannot say its mood: .*no mood"):
+        nodes.answers(nodes._nodes(), sights.failing, what="its mood")

@@ -25,7 +25,7 @@ TRIAL = Trial(
 )
 KINDS = [(TRIAL, phase) for phase in PHASES]
 ON_CPU: dict[str, Any] = {"device": "cpu", "threads": 1, "workers": 0}
-TIMES = ("seconds", "images_per_second", "peak_memory_gib")
+TIMES = ("seconds", "images_per_second", "peak_memory_gib", "utilisation")
 
 
 def test_a_probe_of_the_small_networks(tmp_path: Path) -> None:

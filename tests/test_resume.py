@@ -24,7 +24,7 @@ from tests.small import local
 
 TRIAL = tiny.trial({"data.pretrain_fraction": 0.3, "finetune.batch_size": 4})
 LISTING = phantom_listing()
-UNTIMED = {"seconds", "images_per_second", "peak_memory_gib", "reused"}
+UNTIMED = {"seconds", "images_per_second", "peak_memory_gib", "utilisation", "reused"}
 
 
 class StopAfter(Stop):

@@ -24,7 +24,7 @@ from cass_tune.errors import UsageError
 from cass_tune.notices import Stop
 from cass_tune.results import Results, TrialFolder
 from cass_tune.runner import check_resources, cluster_gpus, ray_session, trainable
-from cass_tune.runner.session import node_problems
+from cass_tune.runner.nodes import version_problems
 from cass_tune.training.rows import COLUMNS, epoch_row
 from tests import small
 
@@ -169,7 +169,7 @@ def _knock_at(address: str) -> None:
 
 def test_a_node_with_other_versions_is_named() -> None:
     here = {"python": "3.11.7", "torch": "2.15.0"}
-    (problem,) = node_problems(here, {"10.0.0.1 ab12cd": here, "10.0.0.2 ef34ab": {**here, "torch": "2.14.0"}})
+    (problem,) = version_problems(here, {"10.0.0.1 ab12cd": here, "10.0.0.2 ef34ab": {**here, "torch": "2.14.0"}})
     assert problem.startswith("Node 10.0.0.2 ef34ab has other versions: torch 2.14.0 (driver: 2.15.0).")
 
 

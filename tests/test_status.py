@@ -69,6 +69,15 @@ def line_of(study: StudyFolder, name: str) -> str:
     return found
 
 
+def test_memory_and_utilisation_of_the_last_epoch(study: StudyFolder) -> None:
+    folder = study.results.trial(digest("none"))
+    row = {**next(rows("finetune_cnn", 1)), "peak_memory_gib": 3.21, "utilisation": 0.934}
+    with folder.row_file("a1") as lines:
+        lines.append(json.dumps(row))
+    folder.begin("a1", "run")
+    assert line_of(study, "none").endswith("finetune_cnn 1/2, 123 images/s, 3.2 GiB, 93% busy")
+
+
 def test_before_anything_ran(study: StudyFolder) -> None:
     first, *lines = status_lines(study)
     assert first == f"DEMO batch_ablation ({study.path}): 3 trials: 3 missing"

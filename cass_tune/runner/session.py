@@ -6,28 +6,19 @@ import contextlib
 import importlib
 import logging
 import os
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
 from ray._private import ray_constants
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cass_tune.environment import NUMERIC_PACKAGES, versions
 from cass_tune.errors import Terminated, UsageError
 from cass_tune.notices import held_signals
+from cass_tune.runner.joining import join
 from cass_tune.runner.leaving import watched_ray
+from cass_tune.runner.nodes import check_nodes
 
 logger = logging.getLogger(__name__)
-
-_STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-"""Where the object store is, which every node must know; credentials are each node's own."""
-ANSWER_S = 60.0
-"""How long a node may take to say its versions."""
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -74,7 +65,7 @@ def _start(address: str | None) -> None:
             if address is None:
                 ray.init("local", **common, include_dashboard=False, _node_ip_address="127.0.0.1")
             else:
-                _join(address, common)
+                join(address, common)
     except SystemExit as error:  # Ray's handler
         raise Terminated from error
     _quieten()
@@ -101,92 +92,6 @@ def _loopback() -> Iterator[None]:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
-
-
-def _join(address: str, common: Mapping[str, Any]) -> None:
-    try:
-        _knock(address)
-        where = {name: os.environ[name] for name in _STORE if name in os.environ}
-        environment = {"py_modules": [str(Path(__file__).parent.parent)], "env_vars": where}
-        ray.init(address=address, **common, runtime_env=environment)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(
-            f"--address {address}: no Ray cluster can be joined there: {str(error).strip().splitlines()[0]} "
-            "Give `auto` on a node of the cluster, or HOST:PORT as `ray start` printed it, or leave --address out."
-        ) from error
-
-
-def _knock(address: str) -> None:
-    """Raise an OSError or ValueError when nothing listens there; Ray itself would try for ten minutes."""
-    host, colon, port = address.rpartition(":")
-    if address == "auto" or "://" in address:
-        return
-    if not colon:
-        raise ValueError("it is neither `auto` nor HOST:PORT.")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
-        pass
-
-
-def check_nodes() -> None:
-    """Raise a UsageError that names every node whose versions differ from the driver's."""
-    here = driver_versions()
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id():
-        return
-    problems = node_problems(here, _answers(nodes))
-    if problems:
-        raise UsageError(*problems)
-
-
-def _answers(nodes: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Return the versions of every node by its name; one that is lost meanwhile is left out, a silent one warned of."""
-    remote: Any = ray.remote(num_cpus=0)(versions)
-    asked = {
-        node["NodeID"]: remote.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(NUMERIC_PACKAGES)
-        for node in nodes
-    }
-    names = {node["NodeID"]: f"{node['NodeManagerAddress']} {node['NodeID'][:6]}" for node in nodes}
-    answers: dict[str, dict[str, str]] = {}
-    deadline = time.monotonic() + ANSWER_S
-    while asked and time.monotonic() < deadline:
-        ready, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=1)
-        for node in [node for node, reference in asked.items() if reference in ready]:
-            with contextlib.suppress(RayError):  # of a node that is lost
-                answers[names[node]] = ray.get(asked[node])
-            del asked[node]
-        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        asked = {node: reference for node, reference in asked.items() if node in alive}
-    for node in asked:
-        logger.warning("Node %s does not say its versions within %g s; trials may run there.", names[node], ANSWER_S)
-    return answers
-
-
-def driver_versions() -> dict[str, str]:
-    """Return the driver's versions of everything that can change a number."""
-    return versions(NUMERIC_PACKAGES)
-
-
-def node_problems(here: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Return one text per node whose versions differ from the driver's.
-
-    Args:
-        here: the driver's versions.
-        nodes: each node's versions by its name.
-    """
-    problems = []
-    for name, there in nodes.items():
-        different = [
-            f"{package} {there.get(package)} (driver: {version})"
-            for package, version in here.items()
-            if there.get(package) != version
-        ]
-        if different:
-            problems.append(
-                f"Node {name} has other versions: {', '.join(different)}. Install the pinned versions there."
-            )
-    return problems
 
 
 def cluster_gpus() -> float:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 import torch
 
+from cass_tune.training.machine import reset_peak_memory
+
 
 def prepare_torch(device: torch.device, threads: int) -> None:
     """Choose deterministic kernels, plain float32 and a fixed number of threads for this process.
@@ -33,7 +35,7 @@ def prepare_torch(device: torch.device, threads: int) -> None:
     if device.type == "cuda":
         torch.cuda.init()
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory(device)
 
 
 class Alerts(logging.Handler):

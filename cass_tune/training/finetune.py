@@ -18,9 +18,10 @@ from cass_tune.data.splits import Parts
 from cass_tune.randomness import torch_seed
 from cass_tune.training.loop import MeanLoss, Stepper
 from cass_tune.training.losses import class_weights, focal_loss
+from cass_tune.training.machine import Utilisation, peak_memory_gib
 from cass_tune.training.metrics import classification_metrics
 from cass_tune.training.models import normalisation, replace_head
-from cass_tune.training.rows import COLUMNS, epoch_row, peak_memory_gib
+from cass_tune.training.rows import COLUMNS, epoch_row
 from cass_tune.training.state import State, below
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Finetuning:
         self._batches = batches
         self._after_step = after_step
         self._device = next(model.parameters()).device
+        self._utilisation = Utilisation(self._device)
         labels = [listing.items[i].label for i in parts.labelled]
         self.class_weights = class_weights(labels, listing.classes, config.class_weights)
         weights = [self.class_weights[name] for name in listing.classes]
@@ -143,6 +145,7 @@ class Finetuning:
         """
         while self.epoch < self._config.epochs and not self._is_stale:
             self._started = time.perf_counter()
+            self._utilisation.begin()
             self._train()
             row = self._validated()
             self.rows.append(row)
@@ -201,6 +204,7 @@ class Finetuning:
             self._train_loss.add(value, len(batch.images))
             self._step += 1
             self._batch += 1
+            self._utilisation.look()
             self._after_step()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
@@ -219,6 +223,7 @@ class Finetuning:
             images_per_second=self._train_loss.images / self._training_seconds,
             seconds=self._seconds + time.perf_counter() - self._started,
             peak_memory_gib=peak_memory_gib(self._device),
+            utilisation=self._utilisation.mean(),
             validation_loss=validation.metrics["loss"],
             reused=False,
             **{name: value for name, value in validation.metrics.items() if name in COLUMNS and name != "loss"},
@@ -241,6 +246,7 @@ class Finetuning:
             loss.add(self._loss(logits, batch.labels.to(self._device)), len(batch.images))
             outputs.append(logits.cpu())
             labels.append(batch.labels)
+            self._utilisation.look()
             self._after_step()
         logits = torch.cat(outputs)
         metrics = {**classification_metrics(logits, torch.cat(labels)), "loss": loss.mean()}

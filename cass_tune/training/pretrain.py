@@ -19,8 +19,9 @@ from cass_tune.methods import Progress, method_class
 from cass_tune.randomness import torch_seed
 from cass_tune.training.collapse import HealthMonitor
 from cass_tune.training.loop import MeanLoss, Stepper
+from cass_tune.training.machine import Utilisation, peak_memory_gib
 from cass_tune.training.models import normalisation
-from cass_tune.training.rows import epoch_row, peak_memory_gib
+from cass_tune.training.rows import epoch_row
 from cass_tune.training.state import State, below
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ class Pretraining:
         self._after_step = after_step
         self._monitor = monitor
         self._device = next(arms.parameters()).device
+        self._utilisation = Utilisation(self._device)
         torch.manual_seed(torch_seed(trial.seed, "method"))
         self.method = method_class(config.method)(trial, arms, batches.classes).to(self._device)
         self._normalisation = {arm: normalisation(arms[arm]) for arm in ARMS}
@@ -130,6 +132,7 @@ class Pretraining:
         self._judge()
         while self.epoch < last:
             self._started = time.perf_counter()
+            self._utilisation.begin()
             row = self._train()
             self.rows.append(row)
             self._begin_epoch()
@@ -188,6 +191,7 @@ class Pretraining:
             self._health.add(outputs)
             self._step += 1
             self._batch += 1
+            self._utilisation.look()
             self._after_step()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
@@ -206,6 +210,7 @@ class Pretraining:
             images_per_second=self._loss.images / seconds,
             seconds=seconds,
             peak_memory_gib=peak_memory_gib(self._device),
+            utilisation=self._utilisation.mean(),
             collapsed=health.collapsed,
             reused=False,
             **health.row(),

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import resource
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 COLUMNS = (
     "phase",
@@ -19,6 +15,7 @@ COLUMNS = (
     "images_per_second",
     "seconds",
     "peak_memory_gib",
+    "utilisation",
     "cnn_feature_std",
     "vit_feature_std",
     "cnn_effective_rank",
@@ -56,12 +53,3 @@ def epoch_row(**values: Any) -> dict[str, Any]:
 def for_ray(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row with NaN in place of None, as Ray Tune's loggers want it."""
     return {name: math.nan if value is None else value for name, value in row.items()}
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Return the most memory used so far: allocated on the GPU, or resident in this process."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -168,6 +168,29 @@ def test_images_per_second_are_those_of_the_training_alone(root: Root) -> None:
     assert any("evaluations not counted" in " ".join(note.split()) for note in sheet.notes)
 
 
+def test_memory_and_utilisation_of_a_trial(root: Root) -> None:
+    root.plan(TRIALS)
+    for number, trial in enumerate(EIGHT):
+        finish(root, trial, 6, 6, 7)
+        loads = {"seconds": [1.0, 3.0], "peak_memory_gib": [1.0 + number, 2.0 + number], "utilisation": [0.5, 0.9]}
+        root.learn(trial, "finetune_cnn", loads)
+    finish(root, CONTROLS[0], 6, 6, 7)
+    root.learn(CONTROLS[0], "finetune_cnn", {"seconds": [1.0], "peak_memory_gib": [0.5]})  # of an earlier version
+    rates = rates_table(load_epochs(root.study)).set_index("digest")
+    assert rates.loc[root.digest(EIGHT[0]), "peak_memory_gib"] == 2
+    assert rates.loc[root.digest(EIGHT[0]), "utilisation"] == pytest.approx(0.8)
+    assert math.isnan(rates.loc[root.digest(CONTROLS[0]), "utilisation"])
+
+    (sheet,) = [sheet for sheet in tables.sheets(root.study) if sheet.name == "DEMO_timing"]
+    row = records(sheet.numbers)[0]
+    assert (row["peak_memory_gib_mean"], row["peak_memory_gib_n"]) == (3, 3)
+    assert row["utilisation_mean"] == pytest.approx(0.8)
+    assert sheet.rows[0][-3:-1] == ["GiB", "busy"] and sheet.rows[1][-3:-1] == ["3.0", "80%"]
+    assert ["0.5", "-"] in [line[-3:-1] for line in sheet.rows]
+    assert any(note.startswith("GiB: most memory of a trial") for note in sheet.notes)
+    assert max(map(len, sheet.text().splitlines())) <= 120
+
+
 def test_without_rows_there_is_no_rate(root: Root) -> None:
     finish(root, EIGHT[0], 6, 6, 7)
     assert "images/s" not in tables.render(root.study)

@@ -18,7 +18,7 @@ from cass_tune.leases import Holder, holder
 from cass_tune.results import Results, StageFolder, StudyFolder, TrialFolder
 from cass_tune.storage import AnyPath
 
-UNTIMED = {"seconds", "images_per_second", "peak_memory_gib", "reused"}
+UNTIMED = {"seconds", "images_per_second", "peak_memory_gib", "utilisation", "reused"}
 """What two equal runs may differ in."""
 
 

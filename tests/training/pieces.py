@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from cass_tune.training.finetune import Finetuning
 from cass_tune.training.pretrain import Pretraining
 
-TIMES = ("seconds", "images_per_second", "peak_memory_gib")
+TIMES = ("seconds", "images_per_second", "peak_memory_gib", "utilisation")
 """Columns that differ from run to run."""
 MOST_PIECES = 200
 

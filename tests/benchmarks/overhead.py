@@ -1,0 +1,188 @@
+"""What Ray and this project's records cost beside training: per epoch, per trial and per study.
+
+    python -m tests.benchmarks.overhead
+
+First epochs of pretraining of about five seconds on the CPU, in turns: the bare loop in this process, and the same trial
+by the study's command line and Ray, with everything that is recorded of it. Both are timed from the end of one epoch to
+the end of the next, so that what happens between epochs counts; the overhead is the difference of the medians of a round
+(at most 2 % is wanted). Then how long a trial takes from its start by Ray Tune to the beginning of its first epoch: in a
+new process, and in one that has run another trial. Last a study of 27 trivial trials, from the moment when Ray runs: to
+its last result, to the last trial's end and to the end of Ray Tune (10 seconds are wanted).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cass_tune.config import ARMS, Data, Pretrain, Trial
+from cass_tune.data.loader import Batches
+from cass_tune.data.phantom import phantom_listing
+from cass_tune.data.pixels import load_pixels
+from cass_tune.data.splits import split
+from cass_tune.events import TrialEvents
+from cass_tune.methods import method_class
+from cass_tune.runner import ray_session
+from cass_tune.training.determinism import prepare_torch
+from cass_tune.training.models import build_arm
+from cass_tune.training.pretrain import Pretraining
+from tests import small
+
+EPOCH_S = 5.0
+EPOCHS = 4
+"""Of a round; the first, with its warm-up, is not counted."""
+MOST = 0.02
+SIZE_PX = 128
+BATCH = 8
+SEEDS = 9
+"""Of the study of trivial trials: two cells and a control each."""
+MOST_S = 10.0
+
+
+@dataclass
+class Clock:
+    """When a study's driver hears of its trials, by `time.monotonic`."""
+
+    started: dict[str, float] = field(default_factory=dict)
+    rows: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Take note in the block."""
+        originals = (TrialEvents.started, TrialEvents.row, TrialEvents.ended)
+
+        def started(events: TrialEvents, digest: str) -> None:
+            self.started.setdefault(digest, time.monotonic())
+            originals[0](events, digest)
+
+        def row(events: TrialEvents, digest: str, row: Any) -> None:
+            self.rows.append((time.monotonic(), digest, dict(row)))
+            originals[1](events, digest, row)
+
+        def ended(events: TrialEvents, digest: str) -> None:
+            self.ended.append(time.monotonic())
+            originals[2](events, digest)
+
+        TrialEvents.started, TrialEvents.row, TrialEvents.ended = started, row, ended
+        try:
+            yield
+        finally:
+            TrialEvents.started, TrialEvents.row, TrialEvents.ended = originals
+
+    def start_ups(self) -> list[float]:
+        """Return for each trial the seconds from its start to the beginning of its first epoch, in order."""
+        first: dict[str, float] = {}
+        for at, digest, row in self.rows:
+            first.setdefault(digest, at - row["seconds"] - self.started[digest])
+        return list(first.values())
+
+
+def run(folder: Path, *words: str) -> Clock:
+    """Run a study by Ray on this machine; what it says is shown when it fails."""
+    clock, said = Clock(), io.StringIO()
+    with clock.running(), contextlib.redirect_stdout(said):
+        code = small.run(*words, results=folder)
+    if code:
+        raise SystemExit(f"{said.getvalue()}\nthe study ended with {code}")
+    return clock
+
+
+def epoch_words(fraction: float) -> list[str]:
+    """Return the options of a trial whose epochs take five seconds, one at a time."""
+    options = {
+        "--data.image-size-px": SIZE_PX,
+        "--data.pretrain-fraction": fraction,
+        "--pretrain.batch-size": BATCH,
+        "--pretrain.epochs": EPOCHS,
+        "--pretrain.learning-rate": 0.001,
+        "--finetune.epochs": 1,
+        "--cpus-per-trial": os.cpu_count(),
+    }
+    return [str(word) for pair in options.items() for word in pair]
+
+
+def bare_epochs(fraction: float, epochs: int) -> list[float]:
+    """Return the seconds between the ends of epochs of the bare loop."""
+    data = Data(image_size_px=SIZE_PX, pretrain_fraction=fraction, label_fraction=0.05)
+    networks = {"cnn": "test_resnet", "vit": "test_vit", "weights": "random"}
+    trial = Trial(data=data, pretrain=Pretrain(**networks, batch_size=BATCH, epochs=epochs, learning_rate=0.001))
+    prepare_torch(torch.device("cpu"), 1)
+    pixels = load_pixels(phantom_listing(), SIZE_PX)
+    batches = Batches(pixels, seed=0, stream="pretrain", views=method_class("cass").views(trial))
+    positions = split(pixels.listing, data, 0).pretrain
+    arms = nn.ModuleDict({arm: build_arm(trial, arm) for arm in ARMS})
+    ends = [time.monotonic() for _ in Pretraining(trial, arms, batches, positions).run()]
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def ray_epochs(fraction: float) -> list[float]:
+    """Return the seconds between the ends of the same epochs by Ray."""
+    with tempfile.TemporaryDirectory() as folder:
+        clock = run(Path(folder), *epoch_words(fraction))
+    ends = [at for at, _, row in clock.rows if row["phase"] == "pretrain"]
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def overhead(rounds: int) -> None:
+    """Print how much longer epochs take by Ray."""
+    tried = 0.1
+    fraction = min(1.0, tried * EPOCH_S / statistics.median(bare_epochs(tried, 3)))
+    shares: list[float] = []
+    for number in range(rounds):
+        found = {}
+        for name in ("bare", "ray") if number % 2 else ("ray", "bare"):
+            found[name] = bare_epochs(fraction, EPOCHS) if name == "bare" else ray_epochs(fraction)
+        bare, by_ray = statistics.median(found["bare"]), statistics.median(found["ray"])
+        shares.append(by_ray / bare - 1)
+        spread = " to ".join(f"{value:.2f}" for value in (min(found["bare"]), max(found["bare"])))
+        print(f"round {number + 1}: bare {bare:.2f} s (from {spread}), by Ray {by_ray:.2f} s: {shares[-1]:+.2%}")
+    print(f"overhead: median {statistics.median(shares):+.2%} of {EPOCH_S:g} s epochs (at most {MOST:.0%} is wanted)")
+
+
+def trivial() -> None:
+    """Print what a study of trivial trials takes."""
+    words = ["--pretrain.epochs", "1", "--finetune.epochs", "1", "--probes", "none"]
+    words += ["--data.label-fraction", "0.01", "--data.pretrain-fraction", "0.05"]
+    words += ["--seeds", *map(str, range(SEEDS))]
+    with tempfile.TemporaryDirectory() as folder, ray_session(None):
+        began = time.monotonic()
+        clock = run(Path(folder), *words)
+        over = time.monotonic() - began
+        before = min(clock.started.values()) - began
+    last_row, last_end = clock.rows[-1][0] - began, max(clock.ended) - began
+    first, *others = clock.start_ups()
+    reused = [value for value in others if value < first]
+    print(f"start-up of a trial: {first:.2f} s in a new process, {statistics.median(reused):.2f} s in one that has run")
+    print(
+        f"{len(clock.ended)} trivial trials: the first starts after {before:.1f} s, last row after {last_row:.1f} s, "
+        f"last end after {last_end:.1f} s, the command's after {over:.1f} s (at most {MOST_S:g} s are wanted)"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print all measurements."""
+    parser = argparse.ArgumentParser(description="Measure the overhead of Ray and of the records.")
+    parser.add_argument("--rounds", type=int, default=3, help="of the overhead, 2 x 4 epochs each (default: 3)")
+    given = parser.parse_args(arguments)
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
+    trivial()
+    overhead(given.rounds)
+    print(f"load {os.getloadavg()[0]:.1f} at the end")
+
+
+if __name__ == "__main__":
+    main()
