@@ -64,8 +64,8 @@ class _Load:
 
     def left(self) -> dict[str, int]:
         """Return the epochs by phase that are left; a phase is over, be it by patience, when the next has begun."""
-        begun = [phase for phase in PHASES if self.done[phase]]
-        over = begun[:-1]
+        begun = [number for number, phase in enumerate(PHASES) if self.done[phase]]
+        over = PHASES[: begun[-1]] if begun else ()
         return {p: 0 if p in over else max(0, n - self.done[p]) for p, n in self.epochs.items()}
 
 
@@ -95,6 +95,11 @@ class Durations:
         self._loads[str(item.digest)] = load
         for stage in dict.fromkeys(segment.stage for segment in item.segments):
             self._by_stage[stage].append(load)
+
+    def measured(self, card: str, per_image: Mapping[Kind, float]) -> None:
+        """Take in the seconds per image that were measured on a kind of card, by what was run."""
+        for what, seconds_each in per_image.items():
+            self._speeds.learn(card, what, seconds_each, 1.0)
 
     def learn(self, item: Wanted, card: str, row: Mapping[str, Any]) -> None:
         """Take in an epoch that was computed on a kind of card."""
@@ -128,7 +133,8 @@ class Durations:
 
         def urgency(item: Wanted) -> tuple[bool, int, float]:
             length = lengths[id(item)]
-            return length * cards < whole, seeds.index(item.trial.seed), -length
+            can_wait = length * cards < whole
+            return can_wait, seeds.index(item.trial.seed) if can_wait else 0, -length
 
         return sorted(items, key=urgency)
 

@@ -105,9 +105,9 @@ class _Offer:
     trials: int
     taken: float
 
-    def rank(self) -> tuple[float, float, float]:
+    def rank(self) -> tuple[float, ...]:
         """Return what is lower for a better place."""
-        return self.done_s, self.trials, self.taken
+        return self.done_s, self.trials, self.place.gpus, self.taken
 
 
 class Placement(Generic[Job]):

@@ -13,7 +13,7 @@ from typing import Any
 from cass_tune.config import to_json
 from cass_tune.durations import Durations
 from cass_tune.estimate import seconds
-from cass_tune.pace import PHASES, images_passed
+from cass_tune.pace import PHASES, images_passed, kind
 from cass_tune.placement import Busy, Node, Place, Placement
 from cass_tune.plan import Wanted
 from cass_tune.sharing import nothing_stored, own_epochs
@@ -56,13 +56,12 @@ class Grid:
         self.stored: set[tuple[str, int]] = set()
 
     def durations(self) -> Durations:
-        """Return what judges the trials before they run: one has shown how fast the cards are."""
+        """Return what judges the trials before they run; how fast the cards are has been measured."""
         estimator: Any = SimpleNamespace(counts=self.counts, finetuning=self.finetuning, judge=self.epoch_s)
         durations = Durations(estimator, self.items, own_epochs(self.items, nothing_stored))
-        epoch_s = self.epoch_s(to_json(self.items[0].trial), "pretrain")
-        for kind, speed in self.speeds.items():
-            row = {"phase": "pretrain", "seconds": epoch_s / speed, "reused": False}
-            durations.learn(self.items[0], kind, row)
+        config = to_json(self.items[0].trial)
+        for card, speed in self.speeds.items():
+            durations.measured(card, {kind(config, "pretrain"): SECONDS_PER_IMAGE / speed})
         return durations
 
     def epoch_s(self, config: Mapping[str, Any], phase: str) -> float:

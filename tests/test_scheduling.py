@@ -30,7 +30,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _QUIET.items():
             patch.setenv(name, value)
-        head = {"num_cpus": 1, "num_gpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+        head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "object_store_memory": STORE}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(num_cpus=8, num_gpus=4, resources={"accelerator_type:A": 1}, object_store_memory=STORE)
         ray.init(address=cluster.address, log_to_driver=False)
