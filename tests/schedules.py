@@ -85,6 +85,14 @@ class Grid:
                 return there, lacks
         return 0, lacks
 
+    def shared_s(self) -> dict[str, float]:
+        """Return the seconds on a card of speed 1 of every finetuning and every pretraining, by trial and first stage."""
+        found = {str(item.digest): self.work_s(item, item.trial.pretrain.epochs) for item in self.items}
+        for item in self.items:
+            stage = item.segments[0].stage
+            found[stage] = max(found.get(stage, 0.0), self.work_s(item, 0) - found[str(item.digest)])
+        return found
+
     def work_s(self, item: Wanted, first: int) -> float:
         """Return the seconds of a trial on a card of speed 1 that goes on from so many epochs of pretraining."""
         epochs = {"pretrain": item.trial.pretrain.epochs - first if item.segments else 0, **self.finetuning(item)}
@@ -156,15 +164,12 @@ def bound(grid: Grid, runs: Sequence[Run], speeds: Sequence[float]) -> float:
     those on cards of one speed take at least as long as these need, and then comes a finetuning.
     """
     total = sum((run.end_s - run.start_s) * grid.speeds[run.place.group.kind] for run in runs) / sum(speeds)
-    trunks: dict[str, float] = {}
-    for item in grid.items:
-        whole, after = grid.work_s(item, 0), grid.work_s(item, item.trial.pretrain.epochs)
-        stage = item.segments[0].stage
-        trunks[stage] = max(trunks.get(stage, 0.0), whole - after)
-    after = max(grid.work_s(item, item.trial.pretrain.epochs) for item in grid.items) / max(speeds)
+    parts = grid.shared_s()
+    trunks = [parts[stage] for stage in {item.segments[0].stage for item in grid.items}]
+    after = max(parts[str(item.digest)] for item in grid.items) / max(speeds)
     kinds = Counter(speeds)
     ways = itertools.product(kinds, repeat=len(trunks))
-    return max(total, min(_pretraining(list(trunks.values()), way, kinds) for way in ways) + after)
+    return max(total, min(_pretraining(trunks, way, kinds) for way in ways) + after)
 
 
 def _pretraining(lengths: Sequence[float], way: Sequence[float], cards: Mapping[float, int]) -> float:

@@ -25,18 +25,16 @@ def cluster() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    from cass_tune.runner.session import _QUIET
+    from cass_tune.runner.session import quiet
 
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in _QUIET.items():
-            patch.setenv(name, value)
-        head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "object_store_memory": STORE}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
-        cluster.add_node(num_cpus=8, num_gpus=4, resources={"accelerator_type:A": 1}, object_store_memory=STORE)
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield cluster
-        ray.shutdown()
-        cluster.shutdown()
+    quiet()
+    head = {"num_cpus": 2, "num_gpus": 0, "include_dashboard": False, "object_store_memory": STORE}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(num_cpus=8, num_gpus=4, resources={"accelerator_type:A": 1}, object_store_memory=STORE)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
 
 
 def items(count: int, epochs: int = 1) -> list[Wanted]:

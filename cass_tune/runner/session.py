@@ -51,8 +51,7 @@ def ray_session(address: str | None, gone: Callable[[], None] | None = None) -> 
     Raises:
         UsageError: the cluster cannot be reached, or a node has other versions.
     """
-    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the records below the results root have every error
+    quiet()
     if ray.is_initialized():  # the caller's own session, in a test or a notebook
         yield
         return
@@ -65,6 +64,12 @@ def ray_session(address: str | None, gone: Callable[[], None] | None = None) -> 
                 yield
         finally:
             ray.shutdown()
+
+
+def quiet() -> None:
+    """Keep Ray from writing to the screen."""
+    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the records below the results root have every error
 
 
 def _start(address: str | None) -> None:
