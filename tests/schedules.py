@@ -86,7 +86,7 @@ class Grid:
         return 0, lacks
 
     def shared_s(self) -> dict[str, float]:
-        """Return the seconds on a card of speed 1 of every finetuning and every pretraining, by trial and first stage."""
+        """Return the seconds on a card of speed 1 of all finetunings and pretrainings, by trial and by first stage."""
         found = {str(item.digest): self.work_s(item, item.trial.pretrain.epochs) for item in self.items}
         for item in self.items:
             stage = item.segments[0].stage

@@ -10,7 +10,7 @@ import pytest
 
 from cass_tune.config import to_json
 from cass_tune.durations import Durations, Speeds
-from cass_tune.fitting import given
+from cass_tune.fitting import Fit, given
 from cass_tune.plan import Wanted
 from cass_tune.runner.placing import Demand
 from tests.grids import paper_grid
@@ -130,6 +130,13 @@ class TestDemand:
         assert self.demand(1 / 3).share(item, "A") == pytest.approx(0.3333)
         assert self.demand().share(item, "cpu") is None
         assert self.demand(0).share(item, "A") == self.demand(0).share(item, "cpu") == 0
+
+    def test_the_fitting_is_asked_by_torchs_name_of_the_card(self) -> None:
+        fitting = lambda wanted, kind: Fit({"NVIDIA A100-SXM4-40GB": 0.5}.get(kind, 1.0))  # noqa: E731
+        names = {"A100": "NVIDIA A100-SXM4-40GB"}
+        demand = Demand(cpus=1, fitting=fitting, uses_cards=True, device="cuda", names=names)
+        item = paper_grid()[0]
+        assert (demand.share(item, "A100"), demand.share(item, "T4")) == (0.5, 1.0)
 
     def test_what_is_only_probed_needs_no_card(self) -> None:
         item = paper_grid()[0]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ray.tune.experiment import Trial
@@ -38,6 +38,7 @@ class Demand:
         device: of trials with a card, ``cuda``, or ``cpu`` where cards are only counted.
         probed: identities of finished trials that are only probed, for which cores alone do, too.
         alone: identities of trials that want a whole card, because they ran out of memory beside others.
+        names: torch's name of a kind of card, by which the fitting knows it, where it is not Ray's.
     """
 
     cpus: float
@@ -46,6 +47,7 @@ class Demand:
     device: str
     probed: Collection[str] = ()
     alone: Collection[str] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def fit(self, item: Wanted, kind: str) -> Fit | None:
         """Return how a trial is placed on a kind of machine, or None: not at all."""
@@ -53,7 +55,7 @@ class Demand:
             return replace(self.fitting(item, CPU), share=0.0)
         if kind == CPU:
             return Fit(share=0.0) if item.digest in self.probed else None
-        fit = self.fitting(item, kind)
+        fit = self.fitting(item, self.names.get(kind, kind))
         if item.digest in self.alone:
             return replace(fit, share=max(1.0, fit.share), cap=1.0)
         return replace(fit, share=shared(fit.share))
