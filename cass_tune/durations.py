@@ -84,7 +84,7 @@ class Durations:
         self._estimator = estimator
         self._speeds = Speeds()
         self._loads: dict[str, _Load] = {}
-        self._by_stage: defaultdict[str, list[_Load]] = defaultdict(list)
+        self._by_stage: defaultdict[str, dict[str, _Load]] = defaultdict(dict)
         for item in items:
             self.add(item, (own or {}).get(str(item.digest), 0))
 
@@ -94,7 +94,7 @@ class Durations:
         load = _Load(config=to_json(item.trial), epochs=epochs, item=item)
         self._loads[str(item.digest)] = load
         for stage in dict.fromkeys(segment.stage for segment in item.segments):
-            self._by_stage[stage].append(load)
+            self._by_stage[stage][str(item.digest)] = load
 
     def measured(self, card: str, per_image: Mapping[Kind, float]) -> None:
         """Take in the seconds per image that were measured on a kind of card, by what was run."""
@@ -148,7 +148,7 @@ class Durations:
         epoch_s = (judge(load.config, "pretrain") or 0.0) if own else 0.0
         begun = item.trial.pretrain.epochs - own
         longest = self._length(item, judge)
-        for other in (other for stage in ends for other in self._by_stage[stage] if own and other is not load):
+        for other in (other for stage in ends for other in self._by_stage[stage].values() if own and other is not load):
             needed = max((s.end for s in other.item.segments if s.end <= ends.get(s.stage, 0)), default=0)
             if needed > begun:
                 longest = max(longest, (needed - begun) * epoch_s + self._length(other.item, judge))

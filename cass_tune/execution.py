@@ -131,7 +131,6 @@ class _Run:
             return None
         if item is not None:
             self.missing[:] = [*(other for other in self.missing if other.digest != item.digest), item]
-            self.durations.add(item, self.estimator.own_epochs([item])[str(item.digest)])
             self.added(item)
         return item
 
@@ -276,6 +275,7 @@ class Execution:
         works |= {str(item.digest): Work(name=f"probes of {item.name}", phases={}) for item in late}
         progress = Progress(self.console, works, finished=done)
         budget = self._budget(every, estimator)
+        durations = Durations(estimator, missing, own)
         all_of_them = list(missing)
         events = TrialEvents(self.results, progress, self.stop, self._tidy_after(all_of_them, late), budget)
         run = _Run(
@@ -286,9 +286,9 @@ class Execution:
             progress=progress,
             events=events,
             gate=Gate(self.results, budget, Readiness(self.results, self._redo, events.has_pretrained)),
-            durations=Durations(estimator, missing, own),
+            durations=durations,
             supply=supply or NothingMore(),
-            added=partial(self._add, estimator, progress, budget),
+            added=partial(self._add, estimator, progress, durations, budget),
             stop=self.stop,
         )
         try:
@@ -305,10 +305,14 @@ class Execution:
             self.left_to_others = run.gate.waiting_for_others(rest)
             self.left = len(rest) - self.left_to_others
 
-    def _add(self, estimator: Estimator, progress: Progress, budget: Budget | None, item: Wanted) -> None:
+    def _add(
+        self, estimator: Estimator, progress: Progress, durations: Durations, budget: Budget | None, item: Wanted
+    ) -> None:
         """Take a further trial into a run."""
         digest = str(item.digest)
-        progress.add(digest, work(item, estimator.sizes(item.trial), estimator.own_epochs([item])[digest]))
+        own = estimator.own_epochs([item])[digest]
+        progress.add(digest, work(item, estimator.sizes(item.trial), own))
+        durations.add(item, own)
         self.known_failures[digest] = self._failure_of(item)
         if budget:
             budget.add(item)

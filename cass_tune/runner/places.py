@@ -33,6 +33,11 @@ def nodes() -> list[Node]:
     return [_node(node) for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
 
 
+def is_alive(name: str) -> bool:
+    """Return whether a machine is there, be it for a short time only."""
+    return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == name)
+
+
 def _draining() -> set[str]:
     from ray._private.state import state  # no public call tells (Ray 2.60)
 

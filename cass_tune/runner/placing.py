@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial
 from cass_tune.fitting import Fit, Fitting
 from cass_tune.placement import CPU, Busy, Node, Place, Placement, shared
 from cass_tune.plan import Wanted
-from cass_tune.runner.places import PlaceManager, PlaceRequest, nodes
+from cass_tune.runner.places import PlaceManager, PlaceRequest, is_alive, nodes
 
 if TYPE_CHECKING:
     from cass_tune.durations import Durations
@@ -125,14 +125,15 @@ class Placing:
     def is_stuck(self, trial: Trial, live: Sequence[Trial]) -> bool:
         """Return whether a trial that has not started should wait for another place than the one that it has.
 
-        Its machine is gone, or somebody else has the card and another one is free.
+        Its machine is gone, or will be, or somebody else has the card and another one is free.
         """
         place = place_of(trial)
         if trial.temporary_state.ray_actor is not None:  # it goes on in a process that is there
             return False
         present = self._present()
         if place.group.node not in {node.name for node in present}:
-            self._manager.abandon(place)
+            if not is_alive(place.group.node):
+                self._manager.abandon(place)
             return True
         waited_s = time.monotonic() - self._since[trial.trial_id]
         if waited_s < PATIENCE_S or self._manager.is_set_aside(place):
