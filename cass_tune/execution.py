@@ -18,11 +18,13 @@ from cass_tune.budget import Budget, Gate
 from cass_tune.config import ARMS, Trial
 from cass_tune.console import Console, Progress, Work, duration
 from cass_tune.data.listing import Listing
+from cass_tune.durations import Durations
 from cass_tune.environment import commit
 from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
 from cass_tune.estimate import NETWORKS_ALONE, Estimator, kept_with
 from cass_tune.events import TrialEvents
 from cass_tune.extras import needs
+from cass_tune.fitting import given
 from cass_tune.keeping import Keeping
 from cass_tune.notices import INTERRUPTED, TERMINATED, Stop, command_source, stopped_by_signals, watched
 from cass_tune.options import Settings
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cass_tune.probe import Measured
+    from cass_tune.runner import Demand
     from cass_tune.trial import RunOptions
 
 
@@ -96,6 +99,7 @@ class _Run:
         progress: shows them.
         events: is told what they do.
         gate: says which may start.
+        durations: how long they take on which kind of card.
         supply: further trials.
         added: is told about each of them.
         stop: asked to stop the run when the supply fails.
@@ -109,6 +113,7 @@ class _Run:
     progress: Progress
     events: TrialEvents
     gate: Gate
+    durations: Durations
     supply: Supply
     added: Callable[[Wanted], None]
     stop: Stop
@@ -272,6 +277,7 @@ class Execution:
         works |= {str(item.digest): Work(name=f"probes of {item.name}", phases={}) for item in late}
         progress = Progress(self.console, works, finished=done)
         budget = self._budget(every, estimator)
+        durations = Durations(estimator, missing, own)
         all_of_them = list(missing)
         events = TrialEvents(self.results, progress, self.stop, self._tidy_after(all_of_them, late), budget)
         run = _Run(
@@ -282,8 +288,9 @@ class Execution:
             progress=progress,
             events=events,
             gate=Gate(self.results, budget, Readiness(self.results, self._redo, events.has_pretrained)),
+            durations=durations,
             supply=supply or NothingMore(),
-            added=partial(self._add, estimator, progress, budget),
+            added=partial(self._add, estimator, progress, durations, budget),
             stop=self.stop,
         )
         try:
@@ -300,10 +307,14 @@ class Execution:
             self.left_to_others = run.gate.waiting_for_others(rest)
             self.left = len(rest) - self.left_to_others
 
-    def _add(self, estimator: Estimator, progress: Progress, budget: Budget | None, item: Wanted) -> None:
+    def _add(
+        self, estimator: Estimator, progress: Progress, durations: Durations, budget: Budget | None, item: Wanted
+    ) -> None:
         """Take a further trial into a run."""
         digest = str(item.digest)
-        progress.add(digest, work(item, estimator.sizes(item.trial), estimator.own_epochs([item])[digest]))
+        own = estimator.own_epochs([item])[digest]
+        progress.add(digest, work(item, estimator.sizes(item.trial), own))
+        durations.add(item, own)
         self.known_failures[digest] = self._failure_of(item)
         if budget:
             budget.add(item)
@@ -481,7 +492,14 @@ class Execution:
             runner.check_inputs((*run.missing, *run.late), resources)
             self._measure(run, device, self._probe(device, resources))
             with run.progress.shown():
-                self._rounds(run, resources, self._options(device))
+                demand = runner.Demand(
+                    cpus=resources["cpu"],
+                    fitting=given(gpu),
+                    uses_cards=gpu > 0,
+                    device=device,
+                    probed={str(item.digest) for item in run.late},
+                )
+                self._rounds(run, demand, self._options(device))
 
     def _probe(self, device: str, resources: Mapping[str, float]) -> Callable[..., Measured]:
         """Return what probes where the trials will run: a task of Ray, or this process on the CPU of this machine."""
@@ -493,7 +511,7 @@ class Execution:
 
         return partial(runner.probe_there, resources=resources)
 
-    def _rounds(self, run: _Run, resources: Mapping[str, float], options: RunOptions) -> None:
+    def _rounds(self, run: _Run, demand: Demand, options: RunOptions) -> None:
         from cass_tune import runner
 
         rest = run.rest()
@@ -503,7 +521,8 @@ class Execution:
                 self.results,
                 options,
                 study=self.study,
-                resources=resources,
+                demand=demand,
+                durations=run.durations,
                 events=run.events,
                 stop=self.stop,
                 gate=run.gate,

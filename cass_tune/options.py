@@ -134,6 +134,8 @@ class Settings:
 _REPLACES = {"local": ("address", "gpus_per_trial", "cpus_per_trial", "log_to"), "address": ("local",)}
 """What an option on the command line makes void in cass_tune.toml."""
 
+LEAST_SHARE = 0.01
+"""Of a GPU; Ray counts in ten thousandths."""
 _LEAST = {"cpus_per_trial": 1, "threads": 1, "workers": 0, "max_failures": 0, "probe_every": 0}
 
 
@@ -148,11 +150,11 @@ def _probe_problems(probes: Sequence[str]) -> list[str]:
 
 
 def _gpu_problems(gpus: float | str) -> list[str]:
-    if isinstance(gpus, str) or (math.isfinite(gpus) and (0 <= gpus <= 1 or gpus == int(gpus) >= 0)):
+    if isinstance(gpus, str) or (math.isfinite(gpus) and (LEAST_SHARE <= gpus <= 1 or gpus == int(gpus) >= 0)):
         return []
     return [
-        "--gpus-per-trial must be a fraction of at most 1 (0.25: four trials share a GPU) or a whole number, "
-        f"but got {gpus:g}: Ray cannot give a trial one GPU and a part of another."
+        f"--gpus-per-trial must be a fraction of at least {LEAST_SHARE} and at most 1 (0.25: four trials share a GPU) "
+        f"or a whole number, but got {gpus:g}: Ray cannot give a trial one GPU and a part of another."
     ]
 
 

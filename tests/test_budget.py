@@ -353,7 +353,8 @@ class TestByRay:
 
         ended: list[object] = []
         monkeypatch.setattr(tuner, "_end", ended.append)
-        parts: Any = (None, None, None, None, Stop(), tmp_path / "stop", lambda: "nothing that waits will fit", None)
+        over = lambda: "nothing that waits will fit"  # noqa: E731
+        parts: Any = (None, None, None, None, Stop(), tmp_path / "stop", over, None, None)
         watcher = tuner._Watcher(*parts)
         trials: Any = [SimpleNamespace(status=status) for status in (Trial.PENDING, Trial.PAUSED)]
         watcher.on_step_end(0, trials)

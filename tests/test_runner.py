@@ -131,6 +131,16 @@ def test_asking_for_more_than_any_machine_has(session: None) -> None:
         check_resources(500, cluster_gpus())
 
 
+def test_the_largest_machines_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [(64.0, 0.0), (8.0, 1.0), (4.0, 1.0), (8.0, 0.0)]
+    nodes = [{"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}} for cpus, gpus in sizes]
+    monkeypatch.setattr("ray.nodes", lambda: [*nodes, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}])
+    check_resources(8, 1)
+    check_resources(64, 0)
+    with pytest.raises(UsageError, match=r"the largest has 64 CPUs and 0 GPUs or 8 CPUs and 1 GPUs\. Ask"):
+        check_resources(16, 1)
+
+
 ADDRESS = """
 import ray
 from cass_tune.runner import ray_session

@@ -1,6 +1,7 @@
 """Running trials by Ray Tune; the only package that imports Ray, and nothing imports it before trials run."""
 
 from cass_tune.runner.nodes import check_inputs, check_nodes
+from cass_tune.runner.placing import Demand
 from cass_tune.runner.probing import probe_there
 from cass_tune.runner.scheduler import StudyScheduler
 from cass_tune.runner.session import check_resources, cluster_gpus, ray_session
@@ -8,6 +9,7 @@ from cass_tune.runner.trainable import trainable
 from cass_tune.runner.tuner import run_trials
 
 __all__ = [
+    "Demand",
     "StudyScheduler",
     "check_inputs",
     "check_nodes",

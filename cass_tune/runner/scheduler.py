@@ -1,4 +1,4 @@
-"""Which trial starts when: in order, as many as there is room for, and none that another process computes.
+"""Which trial starts when: those that are ready, as many as there are places, and none that another process computes.
 
 Ray Tune has no dependencies between trials. A trial that must wait is kept PAUSED: it holds neither a process nor a CPU
 or GPU. The states that this relies on are Ray 2.60's; `tests/test_scheduler.py` holds them fast.
@@ -7,9 +7,9 @@ or GPU. The states that this relies on are Ray 2.60's; `tests/test_scheduler.py`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -22,12 +22,28 @@ IDLE_S = 0.1
 """Pause of Ray Tune's loop while nothing runs: without it the loop spins."""
 
 
+class Places(Protocol):
+    """Where trials can run."""
+
+    def choose(self, waiting: Sequence[Trial], live: Sequence[Trial]) -> Trial | None:
+        """Return the trial that starts now, with the resources of its place, or None.
+
+        Args:
+            waiting: trials that wait.
+            live: trials that run, or are about to.
+        """
+        ...
+
+    def is_stuck(self, trial: Trial, live: Sequence[Trial]) -> bool:
+        """Return whether a trial that has a place, but has not started, should get another one."""
+        ...
+
+
 class StudyScheduler(TrialScheduler):
-    """Holds trials back until they are ready; everything else is another scheduler's decision.
+    """Holds trials back until they are ready and there is a place; everything else is another scheduler's decision.
 
     Args:
-        is_ready: whether a trial can start now, given those that are live; asked at most every `ASK_EVERY_S`.
-        room: how many trials can run at once.
+        places: says which trial starts; asked at most every `ASK_EVERY_S`, and whenever a trial has ended.
         is_stopping: whether no trial may start any more.
         ask_every_s: least time between two rounds of questions.
         inner: decides about the trials that run, for example an ``ASHAScheduler``.
@@ -36,16 +52,14 @@ class StudyScheduler(TrialScheduler):
 
     def __init__(
         self,
-        is_ready: Callable[[Trial, list[Trial]], bool],
-        room: Callable[[], int],
+        places: Places,
         is_stopping: Callable[[], bool] = lambda: False,
         ask_every_s: float | None = None,
         inner: TrialScheduler | None = None,
         asking: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         super().__init__()
-        self._is_ready = is_ready
-        self._room = room
+        self._places = places
         self._is_stopping = is_stopping
         self._ask_every_s = ASK_EVERY_S if ask_every_s is None else ask_every_s
         self._inner = inner or FIFOScheduler()
@@ -54,8 +68,9 @@ class StudyScheduler(TrialScheduler):
         self._known: set[str] = set()
         self._held: set[str] = set()
         self._asked = 0.0
-        self._free_places = 0
-        """Places of trials that have just ended, which the next trial that is asked for would be given."""
+        self._looked = 0.0
+        self._next: Trial | None = None
+        """The trial that takes over the place, and with it the process, of one that has just ended."""
 
     def __reduce__(self) -> Any:  # Ray pickles the Tuner with its scheduler; nobody of ours ever restores it
         return FIFOScheduler, ()
@@ -73,6 +88,7 @@ class StudyScheduler(TrialScheduler):
             trial.set_status(Trial.PAUSED)  # the controller files a new trial after this call
             self._waiting.append(trial)
         else:
+            _unwrapped(tune_controller)._resetting_trials.discard(trial)  # it would never be started again (Ray 2.60)
             tune_controller._set_trial_status(trial, Trial.PAUSED)
             place = len(self._waiting) if trial.trial_id in self._held else 0
             self._held.discard(trial.trial_id)
@@ -80,25 +96,21 @@ class StudyScheduler(TrialScheduler):
         self._asked = 0.0
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Return the first trial in order that is ready, if there is room; a new answer at most every 2 s.
-
-        Where a place has become free, the trial that waits for one comes first.
-        """
-        live = [trial for trial in tune_controller.get_trials() if trial.status in (Trial.PENDING, Trial.RUNNING)]
+        """Return the next trial that has a place; a new answer at most every 2 s, or when a trial has ended."""
+        following = self._take_back(tune_controller)
+        live = _live(tune_controller)
         if self._is_stopping():
             self._rest(live)
             return None
-        staged = [trial for trial in live if trial.status == Trial.PENDING]
-        if self._free_places and staged:  # otherwise a later trial overtakes the one that waits for this place
-            self._free_places -= 1
-            return staged[0]
-        self._free_places = 0
-        if self._waiting and time.monotonic() - self._asked >= self._ask_every_s and len(live) < self._room():
-            with self._asking():
-                ready = next((trial for trial in self._waiting if self._is_ready(trial, live)), None)
-            if ready is not None:
-                self._waiting.remove(ready)
-                return ready
+        if following is not None:
+            self._waiting.remove(following)
+            return following
+        self._free_the_stuck(tune_controller, live)
+        if self._waiting and time.monotonic() - self._asked >= self._ask_every_s:
+            chosen = self._choose(_live(tune_controller))
+            if chosen is not None:
+                self._waiting.remove(chosen)
+                return chosen
             self._asked = time.monotonic()
         seen: Any = _Without(tune_controller, self._waiting)
         chosen = self._inner.choose_trial_to_run(seen)
@@ -106,11 +118,28 @@ class StudyScheduler(TrialScheduler):
             self._rest(live)
         return chosen
 
-    def _rest(self, live: list[Trial]) -> None:
+    def _choose(self, live: Sequence[Trial]) -> Trial | None:
+        with self._asking():
+            return self._places.choose(self._waiting, live)
+
+    def _free_the_stuck(self, tune_controller: Any, live: Sequence[Trial]) -> None:
+        """Let trials wait again that cannot get their places."""
+        if time.monotonic() - self._looked < self._ask_every_s:
+            return
+        self._looked = time.monotonic()
+        for trial in [trial for trial in live if trial.status == Trial.PENDING]:
+            if self._places.is_stuck(trial, live):
+                _unwrapped(tune_controller)._unstage_trial_with_resources(trial)
+                tune_controller.pause_trial(trial, should_checkpoint=False)
+                self._waiting.insert(0, trial)
+                self._asked = 0.0
+
+    def _rest(self, live: Sequence[Trial]) -> None:
         if not live:
             time.sleep(IDLE_S)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self._asked = 0.0
         self._inner.on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -120,15 +149,43 @@ class StudyScheduler(TrialScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         self._asked = 0.0
-        self._free_places += 1
         self._inner.on_trial_complete(tune_controller, trial, result)
+        self._take_back(tune_controller)
+        if self._waiting and not self._is_stopping():
+            self._hand_over(_unwrapped(tune_controller), trial)
+
+    def _hand_over(self, controller: Any, ended: Trial) -> None:
+        """Let Ray Tune keep a process whose place the next trial gets: it does so for trials that it has staged."""
+        chosen = self._choose([trial for trial in _live(controller) if trial is not ended])
+        if chosen is not None:
+            controller._staged_trials.add(chosen)
+            controller._actor_cache.increase_max(chosen.placement_group_factory)
+            self._next = chosen
+
+    def _take_back(self, tune_controller: Any) -> Trial | None:
+        """Return the trial that was said to be staged, if there is one; it still waits."""
+        chosen, self._next = self._next, None
+        if chosen is not None:
+            _unwrapped(tune_controller)._unstage_trial_with_resources(chosen)
+        return chosen
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        if self._next is trial:
+            self._take_back(tune_controller)
         self._waiting = [waiting for waiting in self._waiting if waiting is not trial]
         self._inner.on_trial_remove(tune_controller, trial)
 
     def debug_string(self) -> str:
         return f"StudyScheduler: {len(self._waiting)} trials wait\n{self._inner.debug_string()}"
+
+
+def _live(controller: Any) -> list[Trial]:
+    return [trial for trial in controller.get_trials() if trial.status in (Trial.PENDING, Trial.RUNNING)]
+
+
+def _unwrapped(controller: Any) -> Any:
+    """Return Ray Tune's controller itself: schedulers are given it with or without a wrapper that hides most of it."""
+    return getattr(controller, "_tune_controller", controller)
 
 
 class _Without:

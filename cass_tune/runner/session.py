@@ -42,8 +42,7 @@ def ray_session(address: str | None, gone: Callable[[], None] | None = None) -> 
     Raises:
         UsageError: the cluster cannot be reached, or a node has other versions.
     """
-    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the records below the results root have every error
+    quiet()
     if ray.is_initialized():  # the caller's own session, in a test or a notebook
         yield
         return
@@ -56,6 +55,12 @@ def ray_session(address: str | None, gone: Callable[[], None] | None = None) -> 
                 yield
         finally:
             ray.shutdown()
+
+
+def quiet() -> None:
+    """Keep Ray from writing to the screen."""
+    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the records below the results root have every error
 
 
 def _start(address: str | None) -> None:
@@ -100,11 +105,17 @@ def cluster_gpus() -> float:
 
 
 def check_resources(cpus: float, gpus: float) -> None:
-    """Raise a UsageError when no node could ever run a trial that asks for so much."""
+    """Raise a UsageError when no node could ever run a trial that asks for so much: Ray would wait for ever.
+
+    Nodes that may come later do not count; whoever expects one starts it first.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
-        largest = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-        raise UsageError(
-            f"No machine has --cpus-per-trial {cpus:g} and --gpus-per-trial {gpus:g}: "
-            f"there are {largest}. Ask for less."
-        )
+    sizes = {(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes}
+    if any(own_cpus >= cpus and own_gpus >= gpus for own_cpus, own_gpus in sizes):
+        return
+    smaller = {a for a in sizes for b in sizes if a != b and a[0] <= b[0] and a[1] <= b[1]}
+    largest = " or ".join(f"{c:g} CPUs and {g:g} GPUs" for c, g in sorted(sizes - smaller, reverse=True))
+    raise UsageError(
+        f"No machine has --cpus-per-trial {cpus:g} and --gpus-per-trial {gpus:g}: the largest has {largest}. "
+        "Ask for less, or start a larger machine first."
+    )

@@ -81,7 +81,8 @@ def trainable(config: Mapping[str, Any]) -> None:
         config: ``run``: ``{"trial": ..., "inputs": ..., "failure": ...}`` with the trial as `to_json` gives it and,
             optionally, the inputs that the driver saw, the recorded failure that it knew, when to prune it, whether to
             test it and the epochs of its generation; ``results``: the results root; ``options``: fields of
-            `cass_tune.trial.RunOptions`, optional.
+            `cass_tune.trial.RunOptions`, optional; ``place``: where it runs, optional; its ``device`` goes before that
+            of the options.
     """
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
@@ -91,7 +92,8 @@ def trainable(config: Mapping[str, Any]) -> None:
     trial = from_json(json.dumps(run["trial"]))
     inputs = Inputs(**run["inputs"]) if run.get("inputs") else None
     own = {"test": run.get("test", True), "generation_epochs": run.get("generation_epochs", 0)}
-    options = RunOptions(**{**config.get("options", {}), **own})
+    placed = {name: value for name, value in config.get("place", {}).items() if name == "device"}
+    options = RunOptions(**{**config.get("options", {}), **placed, **own})
     pruning = Pruning.from_record(run["pruning"]) if run.get("pruning") else None
     try:
         rows = run_trial(

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import ray
 from ray import tune
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -24,6 +23,8 @@ from cass_tune.plan import Wanted
 from cass_tune.results import Record, Results
 from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.loggers import loggers
+from cass_tune.runner.places import PlaceManager, managing
+from cass_tune.runner.placing import Demand, Placing
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
 from cass_tune.runner.searcher import MOST_TRIALS, TrialSearcher
@@ -32,6 +33,7 @@ from cass_tune.storage import AnyPath, ObjectPath, StorageError, patience, write
 
 if TYPE_CHECKING:
     from cass_tune.budget import Gate
+    from cass_tune.durations import Durations
     from cass_tune.events import TrialEvents
     from cass_tune.execution import Further
     from cass_tune.trial import RunOptions
@@ -50,7 +52,8 @@ def run_trials(
     options: RunOptions,
     *,
     study: str,
-    resources: Mapping[str, float],
+    demand: Demand,
+    durations: Durations,
     events: TrialEvents,
     stop: Stop,
     gate: Gate,
@@ -69,7 +72,8 @@ def run_trials(
         results: root of all records; every node must see it.
         options: how a trial runs; `stop_file` is set here.
         study: names the folder of Ray's own records.
-        resources: ``cpu`` and ``gpu`` of one trial.
+        demand: what trials ask for.
+        durations: how long they take; they learn from every epoch.
         events: told about every start, row and end.
         stop: a request to stop the study.
         gate: says which trial may start, and when none of those that wait ever will.
@@ -92,19 +96,19 @@ def run_trials(
     stop_file = results.stop_file(study, options.run)
     ask_every_s = ASK_OBJECTS_EVERY_S if isinstance(results.root, ObjectPath) else ASK_EVERY_S
 
-    def is_ready(trial: Trial, live: list[Trial]) -> bool:
-        return gate(trials[trial], [trials[other] for other in live])
-
     def over() -> str | None:
         waiting = [item for item in wanted if not events.has_settled(str(item.digest))]
         return "nothing that waits will fit" if gate.is_closed(waiting) else None
 
-    room = _Room(resources, in_advance=not gate.has_budget)
+    manager = PlaceManager()
+    placing = Placing(trials.__getitem__, gate, demand, durations, manager)
     retries = Retries(results, options.max_failures)
-    watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over), gate.hold_back)
+    watcher = _Watcher(
+        trials, results, events, retries, stop, stop_file, every(ask_every_s, over), gate.hold_back, placing.learn
+    )
     chosen = {**asdict(options), "stop_file": str(stop_file)}
     tuner = tune.Tuner(
-        tune.with_resources(trainable, dict(resources)),
+        trainable,
         param_space={"results": str(results.root), "options": chosen, **({} if searcher else _grid(runs))},
         tune_config=tune.TuneConfig(
             reuse_actors=True,
@@ -112,7 +116,7 @@ def run_trials(
             num_samples=MOST_TRIALS if searcher else 1,
             trial_dirname_creator=lambda trial: str(trials[trial].digest)[:12],
             trial_name_creator=lambda trial: f"{trials[trial].name} {str(trials[trial].digest)[:12]}",
-            scheduler=StudyScheduler(is_ready, room, lambda: stop.reason is not None, ask_every_s, asking=gate.round),
+            scheduler=StudyScheduler(placing, lambda: stop.reason is not None, ask_every_s, asking=gate.round),
         ),
         run_config=tune.RunConfig(
             name=options.run,
@@ -123,6 +127,7 @@ def run_trials(
         ),
     )
     with (
+        managing(manager),
         stopped_by_signals(stop) as came,
         leaving_for_sure(
             stop,
@@ -193,30 +198,6 @@ class _Trials:
         return self._found[trial.trial_id]
 
 
-class _Room:
-    """How many trials can run at once on the nodes that there are, at least one, which a cluster may grow for.
-
-    Args:
-        resources: of one trial.
-        in_advance: one more, which waits for the next free place. Nobody asks it again when it gets that, so with hours
-            that a study may take there is none.
-    """
-
-    def __init__(self, resources: Mapping[str, float], *, in_advance: bool) -> None:
-        self._needs = {name.upper(): amount for name, amount in resources.items() if amount}
-        self._more = int(in_advance)
-        self._asked = 0.0
-        self._room = 1
-
-    def __call__(self) -> int:
-        if time.monotonic() - self._asked >= ASK_EVERY_S:
-            self._asked = time.monotonic()
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            places = (min(int(node.get(name, 0) / need) for name, need in self._needs.items()) for node in nodes)
-            self._room = max(1, sum(places) + self._more)
-        return self._room
-
-
 class _Watcher(Callback):
     """Tells the events, decides about failures, and stops Ray Tune when the study is to be stopped."""
 
@@ -230,6 +211,7 @@ class _Watcher(Callback):
         stop_file: AnyPath,
         over: Source,
         hold_back: Callable[[Wanted], None],
+        learn: Callable[[Trial, dict[str, Any]], None],
     ) -> None:
         self._trials = trials
         self._results = results
@@ -239,6 +221,7 @@ class _Watcher(Callback):
         self._stop_file = stop_file
         self._over = over
         self._hold_back = hold_back
+        self._learn = learn
         self._deadline: float | None = None
         self._looked = 0.0
         self.has_ended = False
@@ -261,6 +244,7 @@ class _Watcher(Callback):
             if result["phase"] == HELD:
                 self._hold_back(self._trials[trial])
             self._retries.reported(trial, self._trials[trial], result["phase"])
+            self._learn(trial, result)
             with _unless_away():
                 self._events.row(str(self._trials[trial].digest), result)
 
