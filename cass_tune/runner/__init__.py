@@ -1,5 +1,6 @@
 """Running trials by Ray Tune; the only package that imports Ray, and nothing imports it before trials run."""
 
+from cass_tune.runner.devices import gpus_of, gpus_of_nodes
 from cass_tune.runner.probing import probe_there
 from cass_tune.runner.scheduler import StudyScheduler
 from cass_tune.runner.session import check_nodes, check_resources, cluster_gpus, ray_session
@@ -11,6 +12,8 @@ __all__ = [
     "check_nodes",
     "check_resources",
     "cluster_gpus",
+    "gpus_of",
+    "gpus_of_nodes",
     "probe_there",
     "ray_session",
     "run_trials",
