@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from cass_tune.devices import Gpu
 from cass_tune.results import Results
-from cass_tune.runner import ray_session, session
+from cass_tune.runner import devices, gpus_of, ray_session, session
 from tests import small
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -83,3 +84,17 @@ def test_nodes_with_other_versions_are_refused_by_name(
 def test_a_cluster_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert small.run("--address", "127.0.0.1:1", results=tmp_path) == 2
     assert "--address 127.0.0.1:1: no Ray cluster can be joined there" in capsys.readouterr().err
+
+
+def test_every_node_is_asked_for_its_gpus(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_this_node() -> tuple[Gpu, ...]:
+        import ray
+
+        return (Gpu("H200", (9, 0)), Gpu(ray.get_runtime_context().get_node_id(), (7, 5)))
+
+    with ray_session(cluster.address):
+        assert devices.gpus_of_nodes() == (), "the GPUs of these nodes are logical"
+    monkeypatch.setattr(devices, "gpus_here", of_this_node)
+    h200, *others = sorted(gpus_of(cluster.address), key=lambda gpu: gpu.name != "H200")
+    assert h200 == Gpu("H200", (9, 0))
+    assert len({gpu.name for gpu in others}) == 2, "one of each node"

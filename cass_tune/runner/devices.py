@@ -31,7 +31,11 @@ def gpus_of(address: str) -> tuple[Gpu, ...]:
 
 def gpus_of_nodes() -> tuple[Gpu, ...]:
     """Return the kinds of GPU of the session's nodes, each once; of a node that does not answer, none."""
-    ask: Any = ray.remote(num_cpus=0, max_retries=0)(gpus_here)
+
+    def gpus() -> tuple[Gpu, ...]:
+        return gpus_here()
+
+    ask: Any = ray.remote(num_cpus=0, max_retries=0)(gpus)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU", 0)]
     asked = {
         ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(): node
