@@ -8,7 +8,7 @@ FAULTS ?= 100
 SPOT = results/demo-spot
 SPOT_RUN = $(RUN) -m studies.batch_ablation --results $(SPOT) --checkpoint-every-minutes 0.05
 
-.PHONY: demo demo-spot test faults lint clean
+.PHONY: demo demo-spot test faults gpu-bench lint clean
 
 demo: $(VENV)/installed
 	$(RUN) -m studies.batch_ablation
@@ -26,6 +26,10 @@ test: $(VENV)/installed
 
 faults: $(VENV)/installed
 	$(RUN) -m tests.faults.campaign --faults $(FAULTS)
+
+# How fast one trial is on this machine's GPU, and what each part of that is worth: results/gpu_bench.json.
+gpu-bench: $(VENV)/installed
+	$(RUN) -m tests.benchmarks.gpu
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -16,6 +16,7 @@ from cass_tune.config import PROBES, Trial, to_json, with_field
 from cass_tune.data.listing import Listing
 from cass_tune.data.loader import Batches, Views, views_of
 from cass_tune.data.pixels import Pixels
+from cass_tune.devices import Gpu, check_precisions
 from cass_tune.environment import commit, describe
 from cass_tune.errors import HoldLost, Interrupted
 from cass_tune.identity import RESULTS_VERSION, Inputs
@@ -157,8 +158,18 @@ class Attempt:
         return list(machine["devices"])
 
     def prepare(self) -> None:
-        """Set torch up for this trial."""
+        """Set torch up for this trial.
+
+        Raises:
+            UsageError: this device does not have the trial's precision.
+        """
+        check_precisions([self.trial], self._gpus())
         prepare_torch(self.device, self.threads)
+
+    def _gpus(self) -> list[Gpu]:
+        if self.device.type != "cuda":
+            return []
+        return [Gpu(torch.cuda.get_device_name(self.device), torch.cuda.get_device_capability(self.device))]
 
     def environment_record(self, devices: Iterable[str]) -> Record:
         """Return what environment.json says."""

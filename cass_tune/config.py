@@ -23,6 +23,9 @@ ARMS = ("cnn", "vit")
 METHODS = ("cass", "dino", "supervised", "none")
 """Names of the pretraining methods (`cass_tune.methods`)."""
 
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+"""What a phase may compute in (`cass_tune.training.precision`)."""
+
 PROBES = ("linear", "knn")
 """The probes of an arm's frozen features (`cass_tune.training.feature_probes`)."""
 
@@ -208,6 +211,8 @@ class Pretrain(Section):
     """Weight of a variance term in CASS's loss, at least 0: it keeps the outputs apart (VICReg, arXiv 2105.04906)."""
     predictor: bool = _later(False)
     """CASS with a predictor behind each arm and a stopped gradient on the other side (SimSiam, arXiv 2011.10566)."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = _later("fp32")
+    """What matrices are multiplied in: `fp32`; `tf32`: with TF32's 10 bits; `bf16`, `fp16`: by torch's autocast."""
 
     def rules(self) -> list[str]:
         """Return one text per rule, empty where it holds."""
@@ -380,6 +385,8 @@ class Finetune(Section):
     """`balanced`: images / (classes x images of the class); `none`: 1 for every class."""
     select_by: Literal["micro_f1_at_half", "macro_f1"] = "micro_f1_at_half"
     """Validation metric that picks the best epoch, whose weights are tested."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = _later("fp32")
+    """What matrices are multiplied in, evaluation included: as for `--pretrain.precision`."""
     patience: int = _later(0)
     """Epochs without a better `select_by` metric after which the finetuning of an arm stops; 0: it never does."""
     changes: tuple[Change, ...] = field(default=(), metadata={"neutral": (), "option": False})
@@ -455,6 +462,7 @@ def _training_rules(section: Pretrain | Finetune) -> list[str]:
         section._one_of("optimiser", ("adam", "adamw")),
         section._not_negative("weight_decay") or _weight_decay_rule(section),
         section._not_negative("clip_norm"),
+        section._one_of("precision", PRECISIONS),
     ]
 
 

@@ -18,6 +18,7 @@ from cass_tune.budget import Budget, Gate
 from cass_tune.config import ARMS, Trial
 from cass_tune.console import Console, Progress, Work, duration
 from cass_tune.data.listing import Listing
+from cass_tune.devices import Gpu, check_precisions, gpus_here
 from cass_tune.durations import Durations
 from cass_tune.environment import commit
 from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
@@ -191,6 +192,8 @@ class Execution:
         import torch
 
         problems = _problems(self._check_device, torch.cuda.is_available())
+        if not problems and not self.settings.address:
+            problems += _problems(self._check_precisions, trials)
         for name in self.settings.log_to:
             problems += _problems(needs, name, "trackers", f"--log-to {name}")
         if any(trial.data.pipeline == "opencv-1" for trial in trials):
@@ -238,6 +241,30 @@ class Execution:
         if self.settings.device == "cuda" and not has_gpu:
             raise UsageError("--device cuda, but torch sees no GPU on this machine. Give --device cpu, or auto.")
         self._refuse_paper_without_gpu(has_gpu)
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Return the kinds of GPU that trials may run on, none where they run on the CPU; a cluster is asked.
+
+        Raises:
+            UsageError: it cannot be found out, or only by asking a cluster, which a dry run does not.
+        """
+        if self._device(True) == "cpu":
+            return ()
+        if not self.settings.address:
+            return gpus_here()
+        if self.settings.dry_run:
+            raise UsageError(
+                "--precision auto: a dry run does not ask the cluster at --address which GPUs it has. Give what it "
+                "would become (--precision bf16, for example), or leave --dry-run out."
+            )
+        from cass_tune import runner
+
+        return runner.gpus_of(self.settings.address)
+
+    def _check_precisions(self, trials: Sequence[Trial]) -> None:
+        """Raise a UsageError when the trials' precision is not there; without one, nobody is asked."""
+        if any(phase.precision != "fp32" for trial in trials for phase in (trial.pretrain, trial.finetune)):
+            check_precisions(trials, self.gpus())
 
     def _refuse_paper_without_gpu(self, has_gpu: bool) -> None:
         if self.preset == "paper" and self.settings.device == "auto" and not has_gpu:
@@ -488,6 +515,7 @@ class Execution:
             resources = {"cpu": float(self.settings.cpus_per_trial), "gpu": gpu}
             runner.check_resources(resources["cpu"], resources["gpu"])
             if self.settings.address:
+                self._check_precisions([item.trial for item in (*run.missing, *run.late)])
                 self.console.say("Every node that could run a trial is asked whether it sees the same inputs.")
             runner.check_inputs((*run.missing, *run.late), resources)
             self._measure(run, device, self._probe(device, resources))

@@ -49,6 +49,9 @@ class Settings:
     """Ray cluster to run on: auto or HOST:PORT; by default Ray is started on this machine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of every trial; auto takes a GPU where there is one."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] | None = None
+    """That of both phases, where they have none of their own (`--pretrain.precision`, `--finetune.precision`); `auto`
+    becomes, before anything runs, bf16 or else fp16 where every GPU for the trials has it, and fp32 otherwise."""
     gpus_per_trial: float | Literal["auto"] = "auto"
     """GPUs of one trial: a fraction of at most 1, or a whole number; auto is 1 on cuda and 0 on cpu."""
     cpus_per_trial: int = 1

@@ -11,8 +11,8 @@ from cass_tune.config import ARMS
 
 Record = Mapping[str, Any]
 Kind = tuple[Any, ...]
-"""What the time that an image takes depends on: phase, image size, networks, batch size, and for pretraining the method
-with what it does to an image."""
+"""What the time that an image takes depends on: phase, image size, networks, batch size, precision, and for pretraining
+the method with what it does to an image."""
 
 PHASES = ("pretrain", *(f"finetune_{arm}" for arm in ARMS))
 
@@ -107,9 +107,14 @@ def kind(config: Record, phase: str) -> Kind:
     size, pretrain = config["data"]["image_size_px"], config["pretrain"]
     if phase == "pretrain":
         networks = (pretrain[arm] for arm in ARMS)
-        return (phase, size, *networks, pretrain["batch_size"], pretrain["method"], *_of_method(config))
+        of_batch = (pretrain["batch_size"], _precision(pretrain))
+        return (phase, size, *networks, *of_batch, pretrain["method"], *_of_method(config))
     arm = phase.removeprefix("finetune_")
-    return (phase, size, pretrain[arm], config["finetune"]["batch_size"])
+    return (phase, size, pretrain[arm], config["finetune"]["batch_size"], _precision(config["finetune"]))
+
+
+def _precision(section: Record) -> str:
+    return section.get("precision", "fp32")  # records of before it was a field
 
 
 def _of_method(config: Record) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ from cass_tune.sharing import rows_of
 from cass_tune.storage import StorageError, patience, patiently
 from cass_tune.training.feature_probes import extract, knn_macro_f1
 from cass_tune.training.models import build_arm
+from cass_tune.training.precision import contiguous
 from cass_tune.training.pretrain import Monitor, Pretraining
 from cass_tune.training.state import State
 
@@ -84,7 +85,7 @@ class Pretrained:
     def arm(self, attempt: Attempt, arm: str) -> nn.Module:
         """Return a pretrained network; it is trained in place, so ask for it once."""
         if arm in self.arms:
-            return self.arms[arm]
+            return contiguous(self.arms[arm])
         model = attempt.blank_arm(arm)
         model.load_state_dict(self.weights[arm])
         return model.to(attempt.device)

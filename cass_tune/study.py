@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from cass_tune import ending
 from cass_tune.config import SECTIONS, Pretrain, Trial, with_field
 from cass_tune.console import Console
 from cass_tune.data.listing import Listing
+from cass_tune.devices import auto, auto_line
 from cass_tune.ephemeral import ephemeral
 from cass_tune.errors import UsageError
 from cass_tune.estimate import Estimate, Estimator, PartSizes, Sizes
@@ -136,6 +137,7 @@ class Command:
     def run(self) -> int:
         """Say what is wanted, run what is missing, report; return the exit code."""
         self.console.say(self._first_line())
+        self._settle_precision()
         trials = self._trials()
         unchecked: list[str] = []
         listing: Listing | None = collect(unchecked, self._listing, trials[0])
@@ -156,6 +158,17 @@ class Command:
             self.console.say(*(f"  {line}" for line in trial_lines(wanted, states)), DRY_RUN)
             return ending.DONE
         return self._run(wanted, missing, late, listing, estimator)
+
+    def _settle_precision(self) -> None:
+        """Give each phase what --precision says, unless it has its own or it is varied; say what `auto` has become."""
+        asked = self.settings.precision
+        paths = [p for p in ("pretrain.precision", "finetune.precision") if p not in {*self.given.fields, *self.axes}]
+        if asked == "auto" and paths:
+            gpus = self.execution.gpus()
+            asked = auto(gpus)
+            self.console.say(auto_line(gpus))
+        if asked:
+            self.given = replace(self.given, fields={**self.given.fields, **dict.fromkeys(paths, asked)})
 
     def _estimate(
         self, estimator: Estimator, wanted: Sequence[Wanted], missing: Sequence[Wanted], states: Mapping[str, str]

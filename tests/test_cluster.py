@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from cass_tune.config import Trial
+from cass_tune.devices import Gpu
 from cass_tune.errors import UsageError
 from cass_tune.identity import Inputs
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
-from cass_tune.runner import nodes, ray_session
+from cass_tune.runner import devices, gpus_of, nodes, ray_session
 from tests import sights, small
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -115,3 +116,17 @@ def test_a_node_that_could_run_no_trial_is_not_asked_for_the_data(cluster: Any) 
 def test_a_question_that_fails_on_a_node_is_an_error_that_names_it(cluster: Any) -> None:
     with ray_session(cluster.address), pytest.raises(UsageError, match=r"cannot say its mood: .*no mood"):
         nodes.answers(nodes._nodes(), sights.failing, what="its mood")
+
+
+def test_every_node_is_asked_for_its_gpus(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def of_this_node() -> tuple[Gpu, ...]:
+        import ray
+
+        return (Gpu("H200", (9, 0)), Gpu(ray.get_runtime_context().get_node_id(), (7, 5)))
+
+    with ray_session(cluster.address):
+        assert devices.gpus_of_nodes() == (), "the GPUs of these nodes are logical"
+    monkeypatch.setattr(devices, "gpus_here", of_this_node)
+    h200, *others = sorted(gpus_of(cluster.address), key=lambda gpu: gpu.name != "H200")
+    assert h200 == Gpu("H200", (9, 0))
+    assert len({gpu.name for gpu in others}) == 2, "one of each node"

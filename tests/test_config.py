@@ -48,6 +48,7 @@ OF_BOTH: list[tuple[str, Any, str]] = [
     *(("weight_decay", value, "at least 0") for value in (-0.1, math.nan, math.inf)),
     ("weight_decay", 0.05, "must be 0 with --"),
     *(("clip_norm", value, "at least 0") for value in (-1.0, math.nan, math.inf)),
+    ("precision", "auto", "'fp32', 'tf32', 'bf16', 'fp16'"),
 ]
 """Rules that pretraining and finetuning share."""
 BROKEN: list[tuple[str, Any, str]] = [

@@ -119,6 +119,7 @@ NOT_OF_A_CONTROL = NOT_HASHED | {
     "pretrain.weight_decay",
     "pretrain.clip_norm",
     "pretrain.weight_decay_end",
+    "pretrain.precision",
     *OF_CASS,
     *(path for path in PATHS if path.startswith("dino.")),
 }

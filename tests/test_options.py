@@ -23,7 +23,7 @@ OPTIONS = """
 --dry-run --status --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights --keep-stages
 --local --address --device --gpus-per-trial --cpus-per-trial --threads --workers
 --checkpoint-every-minutes --max-failures --preemption-command --budget-hours --price --probe-seconds --probes
---probe-every --log-to
+--probe-every --log-to --precision
 --data --data.name --data.root --data.table --data.path-column --data.label-column --data.split-column
 --data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction --data.pretrain-fraction
 --data.validation-fraction --data.test-fraction --data.split-seed --data.normalisation --data.augmentation-strength
@@ -33,10 +33,11 @@ OPTIONS = """
 --pretrain.vit-learning-rate --pretrain.min-learning-rate --pretrain.schedule --pretrain.schedule-t-max-steps
 --pretrain.warmup-epochs --pretrain.decay-fraction --pretrain.optimiser --pretrain.weight-decay
 --pretrain.weight-decay-end --pretrain.clip-norm --pretrain.variance-weight --pretrain.predictor
+--pretrain.precision
 --finetune.epochs --finetune.batch-size --finetune.learning-rate --finetune.min-learning-rate
 --finetune.vit-learning-rate --finetune.schedule --finetune.schedule-t-max-steps --finetune.warmup-epochs
 --finetune.optimiser --finetune.weight-decay --finetune.clip-norm --finetune.focal-gamma --finetune.class-weights
---finetune.select-by --finetune.patience
+--finetune.select-by --finetune.precision --finetune.patience
 --dino.outputs --dino.local-crops --dino.local-crop-px --dino.momentum --dino.momentum-end --dino.teacher-temperature
 --dino.teacher-temperature-start --dino.teacher-warmup-epochs --dino.student-temperature --dino.centre-momentum
 --dino.frozen-epochs
@@ -129,6 +130,7 @@ def test_a_field_gets_its_type(read: Parse, line: str, path: str, value: Any) ->
         ("--price 0.35", "price", 0.35),
         ("--probe-seconds 0", "probe_seconds", 0.0),
         ("--log-to mlflow wandb", "log_to", ("mlflow", "wandb")),
+        ("--precision auto", "precision", "auto"),
     ],
 )
 def test_a_setting_gets_its_type(read: Parse, line: str, name: str, value: Any) -> None:

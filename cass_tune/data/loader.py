@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -90,10 +91,16 @@ def normalise(images: Tensor, device: torch.device, constants: Normalisation = I
         device: where to.
         constants: ImageNet's unless given.
     """
-    scaled = images.to(device, non_blocking=True).float().div_(255)
-    mean = torch.tensor(constants.mean, device=device).view(3, 1, 1)
-    std = torch.tensor(constants.std, device=device).view(3, 1, 1)
-    return scaled.sub_(mean).div_(std)
+    mean, std = _on_device(constants, device)
+    return images.to(device, non_blocking=True).float().div_(255).sub_(mean).div_(std)
+
+
+@functools.cache
+def _on_device(constants: Normalisation, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return mean and std, shape (3, 1, 1), copied once: every such copy waits for the device."""
+    with torch.inference_mode(False):  # for training, too, when an evaluation asks first
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (constants.mean, constants.std))
+    return mean, std
 
 
 def normalise_by_arm(images: Tensor, device: torch.device, constants: Mapping[str, Normalisation]) -> dict[str, Tensor]:

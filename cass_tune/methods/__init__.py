@@ -7,8 +7,9 @@ import importlib
 from cass_tune.data.loader import Views
 from cass_tune.errors import UsageError
 from cass_tune.methods.base import Method, Progress, View
+from cass_tune.training.precision import in_float32
 
-__all__ = ["Method", "Progress", "View", "Views", "method_class"]
+__all__ = ["Method", "Progress", "View", "Views", "in_float32", "method_class"]
 
 METHODS = {
     "cass": "cass_tune.methods.cass:Cass",

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from cass_tune.config import ARMS, Trial
 from cass_tune.extras import needs
 from cass_tune.methods.base import Method, Progress, View
+from cass_tune.training.precision import in_float32
 
 
+@in_float32
 def cass_loss(cnn: Tensor, vit: Tensor) -> Tensor:
     """Return the mean over the batch of 2 - 2 cos(cnn, vit), between 0 and 4.
 
@@ -28,6 +30,7 @@ def cass_loss(cnn: Tensor, vit: Tensor) -> Tensor:
     return (2 - 2 * cosine).mean()
 
 
+@in_float32
 def variance_term(outputs: Tensor) -> Tensor:
     """Return how far the outputs' std falls short of 1, mean over dimensions, between 0 and 1.
 

@@ -28,6 +28,7 @@ from cass_tune.errors import UsageError
 from cass_tune.extras import needs
 from cass_tune.methods.base import Method, Progress, View
 from cass_tune.training.models import feature_width, features
+from cass_tune.training.precision import in_float32
 from cass_tune.training.schedules import cosine
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class DinoMethod(Method):
         if len(crops) > LARGE:
             small = features(self.students[arm], torch.cat(list(crops[LARGE:])))
             student += head(small).chunk(len(crops) - LARGE)
-        value = self.losses[arm](list(teacher), student, epoch=progress.epoch)
+        value = in_float32(self.losses[arm])(list(teacher), student, epoch=progress.epoch)
         return value, projections.chunk(LARGE)[0]
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from cass_tune.config import ARMS, Trial
 from cass_tune.methods.base import Method, Progress, View
 from cass_tune.training.healthy import SUPERVISED_STD
 from cass_tune.training.models import feature_width, features
+from cass_tune.training.precision import in_float32
 
 
 class Supervised(Method):
@@ -28,5 +29,5 @@ class Supervised(Method):
 
     def loss(self, views: Sequence[View], labels: Tensor, progress: Progress) -> tuple[Tensor, Mapping[str, Tensor]]:
         outputs = {arm: features(self.arms[arm], views[0][arm]) for arm in ARMS}
-        losses = [F.cross_entropy(self.heads[arm](outputs[arm]), labels) for arm in ARMS]
+        losses = [in_float32(F.cross_entropy)(self.heads[arm](outputs[arm]), labels) for arm in ARMS]
         return losses[0] + losses[1], outputs

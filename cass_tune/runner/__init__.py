@@ -1,5 +1,6 @@
 """Running trials by Ray Tune; the only package that imports Ray, and nothing imports it before trials run."""
 
+from cass_tune.runner.devices import gpus_of, gpus_of_nodes
 from cass_tune.runner.nodes import check_inputs, check_nodes
 from cass_tune.runner.placing import Demand
 from cass_tune.runner.probing import probe_there
@@ -15,6 +16,8 @@ __all__ = [
     "check_nodes",
     "check_resources",
     "cluster_gpus",
+    "gpus_of",
+    "gpus_of_nodes",
     "probe_there",
     "ray_session",
     "run_trials",

@@ -161,7 +161,7 @@ def answers(
                 problems.append(f"Node {names[node]} cannot say {what}: {last}. Install the pinned versions there.")
             except RayError as error:
                 logger.debug("node %s is lost: %s", names[node], error)
-        alive = {node["NodeID"] for node in _alive()}
+        alive = {node["NodeID"] for node in alive_nodes()}
         asked = {node: reference for node, reference in asked.items() if node in alive}
     if problems:
         raise UsageError(*problems)
@@ -174,13 +174,14 @@ def _name(node: Node) -> str:
     return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:6]})"
 
 
-def _alive() -> list[Node]:
+def alive_nodes() -> list[Node]:
+    """Return the nodes that are alive."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _nodes() -> list[Node]:
     """Return the nodes that have to be asked: none where the driver's own is the only one."""
-    nodes = _alive()
+    nodes = alive_nodes()
     is_alone = len(nodes) == 1 and nodes[0]["NodeID"] == ray.get_runtime_context().get_node_id()
     return [] if is_alone else nodes
 

@@ -30,7 +30,11 @@ def prepare_torch(device: torch.device, threads: int) -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cuda.enable_mem_efficient_sdp(False)  # its backward is not deterministic under warn_only
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a pass over each output
+    for enable in (torch.backends.cuda.enable_flash_sdp, torch.backends.cuda.enable_cudnn_sdp):
+        enable(device.type != "cuda")  # there, its backward is not deterministic under warn_only
+    torch.backends.cuda.enable_mem_efficient_sdp(False)  # the same
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # attention is left in the precision of the trial
     gc.collect()  # networks of a trial that was interrupted in this process
     if device.type == "cuda":
         torch.cuda.init()

@@ -21,6 +21,7 @@ from cass_tune.training.losses import class_weights, focal_loss
 from cass_tune.training.machine import Utilisation, peak_memory_gib
 from cass_tune.training.metrics import classification_metrics
 from cass_tune.training.models import normalisation, replace_head
+from cass_tune.training.precision import Precision
 from cass_tune.training.rows import COLUMNS, epoch_row
 from cass_tune.training.state import State, below
 
@@ -91,6 +92,8 @@ class Finetuning:
         self._after_step = after_step
         self._device = next(model.parameters()).device
         self._utilisation = Utilisation(self._device)
+        self._precision = Precision(name=config.precision, device=self._device)
+        self._precision.arrange(arm, model)
         labels = [listing.items[i].label for i in parts.labelled]
         self.class_weights = class_weights(labels, listing.classes, config.class_weights)
         weights = [self.class_weights[name] for name in listing.classes]
@@ -116,9 +119,9 @@ class Finetuning:
     def _change(self) -> None:
         """Take the values of a change that comes into force now; the optimiser's moments stay."""
         if any(change.epoch == self.epoch for change in self._config.changes):
-            moments = self._stepper.tensors()
+            moments, scale = self._stepper.tensors(), self._stepper.scale()
             self._stepper = self._new_stepper()
-            self._stepper.load(moments, self._step)
+            self._stepper.load(moments, self._step, scale)
 
     def _begin_epoch(self) -> None:
         self._change()
@@ -176,6 +179,7 @@ class Finetuning:
             "seconds": self._seconds + time.perf_counter() - self._started if self._batch else 0.0,
             "training_seconds": self._training_seconds,
             "best": {"epoch": self.best.epoch, "score": self.best.score},
+            "scale": self._stepper.scale(),
         }
         return State(tensors=tensors, values=values)
 
@@ -185,7 +189,7 @@ class Finetuning:
         self.model.load_state_dict(state.part("model"))
         self.rows = list(values["rows"])
         self._stepper = self._new_stepper()
-        self._stepper.load(state.part("optimisers"), values["step"])
+        self._stepper.load(state.part("optimisers"), values["step"], values.get("scale", {}))
         self.best = Best(**values["best"], weights=state.part("best"))
         self._train_loss = MeanLoss(state.tensors["epoch/loss"].to(self._device), values["images"])
         self._step, self._batch = values["step"], values["batch"]
@@ -198,9 +202,11 @@ class Finetuning:
             self._parts.labelled, self._config.batch_size, self.epoch + 1, drop_last=False, start=self._batch
         )
         for batch in batches:
-            self._stepper.begin(self._step)
-            value = self._loss(self._logits(batch.on(self._device)[0]), batch.labels.to(self._device))
-            self._stepper.end(value)
+            with self._precision.kernels():
+                self._stepper.begin(self._step)
+                labels = batch.labels.to(self._device, non_blocking=True)
+                value = self._loss(self._logits(batch.on(self._device)[0]), labels)
+                self._stepper.end(value)
             self._train_loss.add(value, len(batch.images))
             self._step += 1
             self._batch += 1
@@ -230,10 +236,14 @@ class Finetuning:
         )
 
     def _logits(self, images: Tensor) -> Tensor:
-        return self.model(normalise(images, self._device, self._normalisation))
+        """Return the model's outputs as float32."""
+        normalised = normalise(images, self._device, self._normalisation)
+        with self._precision.forward():
+            logits = self.model(normalised)
+        return logits.float()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return focal_loss(logits.float(), labels, self._class_weights, self._config.focal_gamma)
+        return focal_loss(logits, labels, self._class_weights, self._config.focal_gamma)
 
     @torch.inference_mode()
     def evaluate(self, positions: Sequence[int]) -> Evaluation:
@@ -242,8 +252,9 @@ class Finetuning:
         loss = MeanLoss()
         outputs, labels = [], []
         for batch in self._batches.evaluation(positions):
-            logits = self._logits(batch.images).float()
-            loss.add(self._loss(logits, batch.labels.to(self._device)), len(batch.images))
+            with self._precision.kernels():
+                logits = self._logits(batch.images)
+            loss.add(self._loss(logits, batch.labels.to(self._device, non_blocking=True)), len(batch.images))
             outputs.append(logits.cpu())
             labels.append(batch.labels)
             self._utilisation.look()

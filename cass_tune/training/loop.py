@@ -14,6 +14,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from cass_tune.config import Finetune, Pretrain
 from cass_tune.randomness import torch_seed
+from cass_tune.training.precision import Precision
 from cass_tune.training.schedules import schedule_of, weight_decay_of
 from cass_tune.training.state import load_optimiser, optimiser_tensors
 
@@ -72,6 +73,8 @@ class Stepper:
         self._clip_norm = config.clip_norm
         self._seed = seed
         self._stream = f"{stream}/step"
+        device = next(parameter.device for model in arms.values() for parameter in model.parameters())
+        self._scaler = Precision(name=config.precision, device=device).scaler()
         self.learning_rate = self._schedules[0](0)
         """That of the first arm, in the last step."""
 
@@ -87,12 +90,18 @@ class Stepper:
             optimiser.zero_grad(set_to_none=True)
 
     def end(self, loss: Tensor) -> None:
-        """Back-propagate, clip each arm's gradient where that is asked for, and step every optimiser."""
-        loss.backward()
+        """Back-propagate, clip each arm's gradient where that is asked for, and step every optimiser.
+
+        With fp16, an optimiser leaves a step out whose gradients are not finite, and the loss is scaled less from then
+        on. Fused optimisers do so on the device, without waiting for it.
+        """
+        self._scaler.scale(loss).backward()
         for optimiser in self._optimisers:
             if self._clip_norm:
+                self._scaler.unscale_(optimiser)
                 clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], self._clip_norm)
-            optimiser.step()
+            self._scaler.step(optimiser)
+        self._scaler.update()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state of every optimiser, by its number."""
@@ -102,8 +111,14 @@ class Stepper:
             for name, tensor in optimiser_tensors(optimiser).items()
         }
 
-    def load(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Give every optimiser the state that `tensors` returned after so many steps."""
+    def scale(self) -> dict[str, Any]:
+        """Return the state of the loss's scaling, as JSON can hold it; empty without fp16."""
+        return self._scaler.state_dict()
+
+    def load(self, tensors: Mapping[str, Tensor], step: int, scale: Mapping[str, Any]) -> None:
+        """Give every optimiser the state that `tensors`, and the scaling that `scale` returned after so many steps."""
+        if scale:
+            self._scaler.load_state_dict(dict(scale))
         if step:
             self.learning_rate = self._schedules[0](step - 1)
         for number, optimiser in enumerate(self._optimisers):

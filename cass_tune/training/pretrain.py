@@ -21,6 +21,7 @@ from cass_tune.training.collapse import HealthMonitor
 from cass_tune.training.loop import MeanLoss, Stepper
 from cass_tune.training.machine import Utilisation, peak_memory_gib
 from cass_tune.training.models import normalisation
+from cass_tune.training.precision import Precision
 from cass_tune.training.rows import epoch_row
 from cass_tune.training.state import State, below
 
@@ -84,6 +85,9 @@ class Pretraining:
         self._monitor = monitor
         self._device = next(arms.parameters()).device
         self._utilisation = Utilisation(self._device)
+        self._precision = Precision(name=config.precision, device=self._device)
+        for arm in ARMS:
+            self._precision.arrange(arm, arms[arm])
         torch.manual_seed(torch_seed(trial.seed, "method"))
         self.method = method_class(config.method)(trial, arms, batches.classes).to(self._device)
         self._normalisation = {arm: normalisation(arms[arm]) for arm in ARMS}
@@ -155,6 +159,7 @@ class Pretraining:
             "batch": self._batch,
             "images": self._loss.images,
             "seconds": self._seconds + time.perf_counter() - self._started if self._batch else 0.0,
+            "scale": self._stepper.scale(),
         }
         return State(tensors=tensors, values=values)
 
@@ -167,7 +172,7 @@ class Pretraining:
         arms = {f"arms.{name.replace('/', '.', 1)}": value for name, value in state.part("arms").items()}
         self.method.load_state_dict({**arms, **state.part("method")})
         values = state.values
-        self._stepper.load(state.part("optimisers"), values["step"])
+        self._stepper.load(state.part("optimisers"), values["step"], values.get("scale", {}))
         self._health = HealthMonitor.of(state.part("health"), self._device)
         self._loss = MeanLoss(state.tensors["epoch/loss"].to(self._device), values["images"])
         self.rows = [{**row, "epochs": self._config.epochs} for row in values["rows"]]
@@ -181,12 +186,15 @@ class Pretraining:
             self._positions, self._config.batch_size, self.epoch + 1, drop_last=True, start=self._batch
         )
         for batch in batches:
-            self._stepper.begin(self._step)
-            views = [normalise_by_arm(view, self._device, self._normalisation) for view in batch.on(self._device)]
-            progress = Progress(step=self._step, epoch=self.epoch, steps=self._steps)
-            value, outputs = self.method.loss(views, batch.labels.to(self._device), progress)
-            self._stepper.end(value)
-            self.method.after_step(progress)
+            with self._precision.kernels():
+                self._stepper.begin(self._step)
+                views = [normalise_by_arm(view, self._device, self._normalisation) for view in batch.on(self._device)]
+                progress = Progress(step=self._step, epoch=self.epoch, steps=self._steps)
+                with self._precision.forward():
+                    labels = batch.labels.to(self._device, non_blocking=True)
+                    value, outputs = self.method.loss(views, labels, progress)
+                self._stepper.end(value)
+                self.method.after_step(progress)
             self._loss.add(value, len(batch.images))
             self._health.add(outputs)
             self._step += 1

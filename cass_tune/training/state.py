@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -52,3 +53,7 @@ def load_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         number, _, name = key.partition("/")
         state.setdefault(int(number), {})[name] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for parameter, values in optimiser.state.items():
+        for name, value in values.items():  # fused kernels want moments to lie in memory as their parameter does
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter).copy_(value)

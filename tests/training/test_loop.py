@@ -136,7 +136,7 @@ def test_state_goes_back_to_the_parameters_that_it_came_from(config: Pretrain) -
         first.end(squares(arms, {"cnn": 1.0, "vit": 1.0}))
     for arm in ARMS:
         others[arm].load_state_dict(arms[arm].state_dict())
-    second.load({name: value.clone() for name, value in first.tensors().items()}, 2)
+    second.load({name: value.clone() for name, value in first.tensors().items()}, 2, first.scale())
     assert second.learning_rate == first.learning_rate
     for each, networks in ((first, arms), (second, others)):
         each.begin(2)
