@@ -23,6 +23,7 @@ from cass_tune.runner import Demand, StudyScheduler
 from cass_tune.runner.places import PlaceManager, managing
 from cass_tune.runner.placing import Placing
 from cass_tune.sharing import nothing_stored, own_epochs
+from tests import grids
 
 Judge = Callable[[Mapping[str, Any], str], float]
 """Returns the seconds of an epoch on a card of speed 1, of a trial as JSON in a phase."""
@@ -102,7 +103,7 @@ class Study:
         self.items = {item.name: item for item in items}
         self.epoch_s = epoch_s
         self.speeds = dict(speeds or {})
-        estimator: Any = SimpleNamespace(counts={}, finetuning=_finetuning, judge=epoch_s)
+        estimator: Any = SimpleNamespace(counts=grids.listing().counts(), finetuning=_finetuning, judge=epoch_s)
         self.durations = Durations(estimator, items, own_epochs(items, nothing_stored))
 
     def run(
