@@ -209,11 +209,14 @@ class Execution:
 
     def _build(self, trial: Trial, arm: str) -> None:
         from cass_tune.methods import method_class
+        from cass_tune.training.activation_checkpointing import check_checkpointing
         from cass_tune.training.models import build_arm
 
         model: nn.Module = build_arm(trial, arm)
         if trial.pretrain.method != "none":
             method_class(trial.pretrain.method).check(trial, arm, model)
+        if self.settings.activation_checkpointing == "on":
+            check_checkpointing(model, f"--pretrain.{arm} {getattr(trial.pretrain, arm)}")
         key = (getattr(trial.pretrain, arm), trial.data.image_size_px, trial.pretrain.embedding_dim)
         self.parameters[key] = sum(parameter.numel() for parameter in model.parameters())
         self._blank[_arm_key(trial, arm)] = model.to("meta")
@@ -382,6 +385,7 @@ class Execution:
             "probe_every",
         )
         chosen = {name: getattr(self.settings, name) for name in names}
+        chosen |= {"activation_checkpointing": self.settings.activation_checkpointing == "on"}
         chosen |= {"probes": self.settings.chosen_probes, "redo": self._redo is not None}
         return RunOptions(device=device, commit=commit(), run=self.run_name, **chosen)
 

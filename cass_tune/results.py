@@ -243,18 +243,19 @@ class TrialFolder(Folder):
         arms = (self.probes() or {}).get("arms", {})
         return [probe for probe in probes if any(probe not in arms.get(arm, {}) for arm in ARMS)]
 
-    def begin(self, attempt: str, run: str) -> None:
+    def begin(self, attempt: str, run: str, **how: Any) -> None:
         """Record that an attempt starts; an earlier failure is moved aside: while the trial runs, it has not failed.
 
         Args:
             attempt: its name.
             run: name of the command's run that it belongs to.
+            **how: the attempt runs, where attempts at one trial may differ.
         """
         if (self.path / "failure.json").exists():
             target = self.path / "earlier" / new_attempt()
             target.mkdir(parents=True)
             move(self.path / "failure.json", target / "failure.json")
-        record = {"run": run, "host": platform.node(), "pid": os.getpid(), "started": now()}
+        record = {"run": run, "host": platform.node(), "pid": os.getpid(), "started": now(), **how}
         write_json(self._attempt(attempt), {**record, "attempt": attempt, "resumed": None, "ended": None})
 
     def resumed(self, attempt: str, position: Record) -> None:

@@ -193,7 +193,8 @@ def _sources(options: RunOptions) -> list[Source]:
 @contextmanager
 def _recorded(folder: TrialFolder, attempt: str, options: RunOptions, lease: Lease) -> Iterator[None]:
     """Record an attempt's beginning and end, and an error that is final."""
-    patiently(lambda: folder.begin(attempt, options.run))
+    how = {"activation_checkpointing": options.activation_checkpointing}
+    patiently(lambda: folder.begin(attempt, options.run, **how))
     with _logging_to(folder.log):
         try:
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from cass_tune.config import Finetune, Pretrain
 from cass_tune.randomness import torch_seed
+from cass_tune.training.activation_checkpointing import buffers_kept
 from cass_tune.training.schedules import schedule_of, weight_decay_of
 from cass_tune.training.state import load_optimiser, optimiser_tensors
 
@@ -61,11 +63,20 @@ class Stepper:
         epoch_steps: steps of an epoch.
         seed: the trial's seed.
         stream: names the draws of dropout and drop path.
+        checkpointing: whether the networks compute activations again in the backward pass.
     """
 
     def __init__(
-        self, arms: Mapping[str, nn.Module], config: Pretrain | Finetune, *, epoch_steps: int, seed: int, stream: str
+        self,
+        arms: Mapping[str, nn.Module],
+        config: Pretrain | Finetune,
+        *,
+        epoch_steps: int,
+        seed: int,
+        stream: str,
+        checkpointing: bool = False,
     ) -> None:
+        self._recomputed = list(arms.values()) if checkpointing else []
         self._optimisers = [make_optimiser(model, config) for model in arms.values()]
         self._schedules = [schedule_of(config, arm, epoch_steps) for arm in arms]
         self._weight_decay = weight_decay_of(config, epoch_steps)
@@ -88,7 +99,8 @@ class Stepper:
 
     def end(self, loss: Tensor) -> None:
         """Back-propagate, clip each arm's gradient where that is asked for, and step every optimiser."""
-        loss.backward()
+        with buffers_kept(self._recomputed) if self._recomputed else nullcontext():
+            loss.backward()
         for optimiser in self._optimisers:
             if self._clip_norm:
                 clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], self._clip_norm)
