@@ -13,6 +13,7 @@
                          phase and epoch), predictions.parquet (per trial, arm, part and image);
                          search/<search id>/: suggestions/<number>.json, outcomes/<number>.json, holder.json, and
                          journal.log, the same for Optuna (derived)
+    cards/<hash>.json    memory and speed that were measured of one kind of training step on one kind of GPU
     ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
 
 The root is a local or shared folder, or an object store (`cass_tune.storage`).
@@ -522,8 +523,19 @@ class Results:
     def studies(self) -> Iterable[StudyFolder]:
         """Yield the folder of every study that was asked for here."""
         for folder in sorted(self.root.glob("*")):
-            if folder.name not in ("stages", "trials", "ray"):
+            if folder.name not in ("stages", "trials", "ray", "cards"):
                 yield from (StudyFolder(plans.parent) for plans in sorted(folder.glob("*/plans")))
+
+    def footprint(self, key: str) -> Record | None:
+        """Return what was measured of one kind of training step on one kind of GPU, or None."""
+        return _whole(self._footprint(key), "card", "gib", "rates")
+
+    def keep_footprint(self, key: str, record: Record) -> None:
+        """Record what was measured of one kind of training step on one kind of GPU."""
+        write_json(self._footprint(key), record)
+
+    def _footprint(self, key: str) -> AnyPath:
+        return self.root / "cards" / f"{key[:ID_DIGITS]}.json"
 
     def ray(self, study: str) -> Path:
         """Return the folder of Ray's own records; with an object store as root, a local one of this user."""
