@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cass_tune.config import Trial, to_json
@@ -43,6 +44,35 @@ class Fit:
 
 Fitting = Callable[[Wanted, str], Fit]
 """Returns the fit of a trial on a kind of device, by torch's name of it (``NVIDIA H200``), or ``cpu``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How the trials of a run are placed.
+
+    Args:
+        fitting: fits a trial on a kind of device.
+        kinds: torch's names of the kinds of card that there are; none on the CPU, or where they are not known.
+        share: of a trial of which no more is known, in GPUs.
+        alone: how a trial runs again that ran out of memory.
+    """
+
+    fitting: Fitting = field(default=lambda wanted, device_kind: Fit())
+    kinds: Sequence[str] = ()
+    share: float = 0.0
+    alone: Fit = field(default_factory=Fit)
+
+    def fits(self, wanted: Wanted) -> dict[str, Fit]:
+        """Return how a trial runs on every kind of card on which it can."""
+        found: dict[str, Fit] = {}
+        for kind in self.kinds:
+            with suppress(UsageError):
+                found[kind] = self.fitting(wanted, kind)
+        return found
+
+    def share_of(self, wanted: Wanted) -> float:
+        """Return how many GPUs a trial takes, or which part of one, whichever kind it is."""
+        return max((fit.share for fit in self.fits(wanted).values()), default=self.share)
 
 
 def part(trials: int) -> float:
@@ -110,7 +140,7 @@ class Fitter:
     """
 
     def __init__(self, footprints: Footprints, share: float | Literal["auto"] = "auto", mode: Mode = "auto") -> None:
-        self._footprints = footprints
+        self.footprints = footprints
         self._share = share
         self._mode: Mode = mode
 
@@ -154,6 +184,12 @@ class Fitter:
         return []
 
     @property
+    def alone(self) -> Fit:
+        """How a trial runs again that ran out of memory: with a whole card and as little memory as may be."""
+        share = 1.0 if isinstance(self._share, str) else max(1.0, self._share)
+        return Fit(share, 1.0, self.modes[-1])
+
+    @property
     def modes(self) -> list[bool]:
         """Without and with activation checkpointing, as far as it may be used, in the order of preference."""
         return {"auto": [False, True], "off": [False], "on": [True]}[self._mode]
@@ -194,7 +230,7 @@ class Fitter:
 
     def footprint(self, trial: Trial, phase: str, card: str, *, checkpointing: bool) -> Footprint:
         """Return what is known of a phase of a trial on a kind of card."""
-        return self._footprints.of(card, shape(to_json(trial), phase), checkpointing=checkpointing)
+        return self.footprints.of(card, shape(to_json(trial), phase), checkpointing=checkpointing)
 
     def _readings(self, trial: Trial, phase: str, card: str, *, checkpointing: bool) -> list[float | None]:
         """Return the reading of the very batch size of a phase: one, or none."""
@@ -217,15 +253,37 @@ class Fitter:
             return card.total_gib
         return (self._share * card.total_gib - CONTEXT_GIB) / (1 + MARGIN)
 
+    def most_together(self, trial: Trial, card: str, *, checkpointing: bool) -> int:
+        """Return how many trials like this one a card has memory for; 1 before that is measured."""
+        need = self.need_gib(trial, card, checkpointing=checkpointing)
+        total = self.footprint(trial, main_phase(trial), card, checkpointing=checkpointing).card
+        return most_together(need, total.total_gib) if need is not None and total else 1
+
+    def knows_rates(self, trial: Trial, card: str, *, checkpointing: bool) -> bool:
+        """Return whether it was measured how fast trials like this one are together."""
+        phase = main_phase(trial)
+        return batch_size(trial, phase) in self.footprint(trial, phase, card, checkpointing=checkpointing).rates
+
+    def learn_rates(self, trial: Trial, card: str, rates: Mapping[int, float], *, checkpointing: bool) -> None:
+        """Remember how fast trials like this one are together, if anything was measured.
+
+        Raises:
+            StorageError: as for `Footprints.add`.
+        """
+        phase = main_phase(trial)
+        known = self.footprint(trial, phase, card, checkpointing=checkpointing).card
+        if known and rates:
+            of, batch = shape(to_json(trial), phase), batch_size(trial, phase)
+            self.footprints.add_rates(known, of, batch, rates, checkpointing=checkpointing)
+
     def _together(self, trial: Trial, card: str, *, checkpointing: bool) -> int:
-        """Return how many trials like this one share a card."""
-        need, phase = self.need_gib(trial, card, checkpointing=checkpointing), main_phase(trial)
-        footprint = self.footprint(trial, phase, card, checkpointing=checkpointing)
-        if need is None or footprint.card is None or not footprint.rates:
+        """Return how many trials like this one share a card; its batch size has the speed of the nearest measured."""
+        phase = main_phase(trial)
+        rates, batch = self.footprint(trial, phase, card, checkpointing=checkpointing).rates, batch_size(trial, phase)
+        if not rates:
             return 1
-        batch = batch_size(trial, phase)
-        nearest = min(footprint.rates, key=lambda measured: abs(measured - batch))
-        return best_together(footprint.rates[nearest], most_together(need, footprint.card.total_gib))
+        nearest = min(rates, key=lambda measured: abs(measured - batch))
+        return best_together(rates[nearest], self.most_together(trial, card, checkpointing=checkpointing))
 
     def _refusal(self, trial: Trial, phase: str, card: str) -> str:
         footprint = self.footprint(trial, phase, card, checkpointing=self.modes[-1])
@@ -259,14 +317,3 @@ def main_phase(trial: Trial) -> str:
 def batch_size(trial: Trial, phase: str) -> int:
     """Return the images per batch of a phase."""
     return getattr(trial, section_of(phase)).batch_size
-
-
-def given(share: float, *, checkpointing: bool = False) -> Fitting:
-    """Return a fitting that gives every trial the same.
-
-    Args:
-        share: as the user gave it.
-        checkpointing: of every trial.
-    """
-    cap = share if 0 < share < 1 else 1.0
-    return lambda wanted, device_kind: Fit(share, cap, checkpointing)

@@ -45,6 +45,8 @@ STEPS = 5
 """Measured steps of one kind, after one more that warms up."""
 SMALL_BATCH = 2
 """Images of the first steps, which tell whether there is time for whole batches."""
+MOST_STEPS = 2000
+"""Steps that are counted by the clock, at most."""
 IMAGES = 32
 """Different random images."""
 
@@ -127,6 +129,31 @@ def probe(
         card=card() if arms.are_on_card else None,
         readings=readings,
     )
+
+
+def step_ends(
+    trial: Trial, phase: str, *, device: str, threads: int, workers: int, seconds: float, checkpointing: bool
+) -> list[float]:
+    """Take steps of whole batches and return when each of them ended, by the machine's clock.
+
+    Args:
+        trial: of a kind of step.
+        phase: ``pretrain``, or ``finetune_`` and the arm.
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads of one operation.
+        workers: processes that load images.
+        seconds: how long, from the end of the first step.
+        checkpointing: whether activations are computed again.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as in `probe`
+        prepare_torch(torch.device(device), threads)
+        arms = _Arms(torch.device(device))
+        try:
+            steps = _Steps(trial, phase, arms, workers, float("inf"), [], checkpointing=checkpointing)
+            return steps.ends(seconds)
+        finally:
+            arms.clear()
 
 
 def _first_that_fits(
@@ -242,6 +269,24 @@ class _Steps:
             return small / len(self._names)
         return self._measure(whole, 1 + STEPS) / len(self._names)
 
+    def ends(self, seconds: float) -> list[float]:
+        """Return when steps of whole batches ended, by the machine's clock."""
+        whole, ends = batch_size(self._trial, self._phase), list[float]()
+
+        def after_step() -> None:
+            self._wait()
+            ends.append(time.time())
+            if ends[-1] - ends[0] > seconds:
+                raise _Enough
+
+        self._train(whole, MOST_STEPS * whole, after_step)
+        return ends
+
+    def _wait(self) -> None:
+        """Wait for what the GPU still has to do."""
+        if self._arms.are_on_card:
+            torch.cuda.synchronize(self._arms.device)
+
     def read_another(self) -> None:
         """Read the memory of a second small batch: a line through both tells what a larger one takes."""
         self._measure(2 * SMALL_BATCH, 2)
@@ -256,8 +301,7 @@ class _Steps:
         ends = [time.monotonic()]
 
         def after_step() -> None:
-            if self._arms.are_on_card:
-                torch.cuda.synchronize(self._arms.device)
+            self._wait()
             ends.append(time.monotonic())
             if len(ends) > steps or ends[-1] > self._deadline:
                 raise _Enough

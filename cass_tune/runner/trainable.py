@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -22,10 +23,14 @@ from cass_tune.results import Results
 from cass_tune.storage import StorageError
 from cass_tune.training.rows import epoch_row, for_ray
 
+if TYPE_CHECKING:
+    from cass_tune.trial import RunOptions
+
 FAILED, HELD, LEFT, RETRIED, UNSAVED = "failed", "held", "left", "retried", "unsaved"
+OUT_OF_MEMORY = "out of memory"
 """``phase`` of the row that a trial reports before it raises: it failed for good; it left because another process
-computes it, or because it was asked to; its error allows another attempt; its records cannot be written. A trial that
-dies reports none."""
+computes it, or because it was asked to; its error allows another attempt; its records cannot be written; the GPU's
+memory was not enough, which allows another one alone on a card. A trial that dies reports none."""
 
 
 REPORT_S = 3.0
@@ -80,18 +85,19 @@ def trainable(config: Mapping[str, Any]) -> None:
     Args:
         config: ``run``: ``{"trial": ..., "inputs": ..., "failure": ...}`` with the trial as `to_json` gives it and,
             optionally, the inputs that the driver saw, the recorded failure that it knew, when to prune it, whether to
-            test it and the epochs of its generation; ``results``: the results root; ``options``: fields of
-            `cass_tune.trial.RunOptions`, optional.
+            test it, the epochs of its generation, and by kind of card how it fits (`cass_tune.fitting.Fit`), ``fits``;
+            ``results``: the results root; ``options``: fields of `cass_tune.trial.RunOptions`, optional; ``alone``:
+            how it fits after it ran out of memory, optional.
     """
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
-    from cass_tune.trial import ANY_FAILURE, RunOptions, is_final, run_trial
+    from cass_tune.trial import ANY_FAILURE, RunOptions, run_trial
 
     run = config["run"]
     trial = from_json(json.dumps(run["trial"]))
     inputs = Inputs(**run["inputs"]) if run.get("inputs") else None
     own = {"test": run.get("test", True), "generation_epochs": run.get("generation_epochs", 0)}
-    options = RunOptions(**{**config.get("options", {}), **own})
+    options = _fitted(RunOptions(**{**config.get("options", {}), **own}), config)
     pruning = Pruning.from_record(run["pruning"]) if run.get("pruning") else None
     try:
         rows = run_trial(
@@ -115,8 +121,29 @@ def trainable(config: Mapping[str, Any]) -> None:
         _report(epoch_row(phase=UNSAVED))
         raise
     except Exception as error:
-        _report(epoch_row(phase=FAILED if is_final(error) else RETRIED))
+        _report(epoch_row(phase=_phase(error)))
         raise
+
+
+def _fitted(options: RunOptions, config: Mapping[str, Any]) -> RunOptions:
+    """Return the options as the trial fits on the card that it got, and limit the process's memory there."""
+    fit = config.get("alone")
+    if options.device == "cuda":
+        from cass_tune.training.card_memory import cap_memory, card
+
+        fit = fit or config["run"].get("fits", {}).get(card().name)
+        cap_memory(fit["cap"] if fit else 1.0)
+    return replace(options, activation_checkpointing=fit["checkpointing"]) if fit else options
+
+
+def _phase(error: Exception) -> str:
+    """Return the phase of the row that tells of an error."""
+    from cass_tune.training.card_memory import is_out_of_memory
+    from cass_tune.trial import is_final
+
+    if is_final(error):
+        return FAILED
+    return OUT_OF_MEMORY if is_out_of_memory(error) else RETRIED
 
 
 trainable.__mixins__ = (_Signals,)

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -19,6 +20,7 @@ from ray.tune.experiment import Trial
 
 from cass_tune.config import to_json
 from cass_tune.errors import Terminated
+from cass_tune.fitting import Placement
 from cass_tune.notices import Source, Stop, every, stopped_by_signals
 from cass_tune.plan import Wanted
 from cass_tune.results import Record, Results
@@ -27,7 +29,7 @@ from cass_tune.runner.loggers import loggers
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
 from cass_tune.runner.searcher import MOST_TRIALS, TrialSearcher
-from cass_tune.runner.trainable import HELD, LEFT, UNSAVED, trainable
+from cass_tune.runner.trainable import HELD, LEFT, OUT_OF_MEMORY, UNSAVED, trainable
 from cass_tune.storage import AnyPath, ObjectPath, StorageError, patience, write_text
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def run_trials(
     *,
     study: str,
     resources: Mapping[str, float],
+    placement: Placement | None = None,
     events: TrialEvents,
     stop: Stop,
     gate: Gate,
@@ -70,6 +73,7 @@ def run_trials(
         options: how a trial runs; `stop_file` is set here.
         study: names the folder of Ray's own records.
         resources: ``cpu`` and ``gpu`` of one trial.
+        placement: which part of a GPU each trial takes instead; all the same by default.
         events: told about every start, row and end.
         stop: a request to stop the study.
         gate: says which trial may start, and when none of those that wait ever will.
@@ -84,7 +88,8 @@ def run_trials(
         KeyboardInterrupt: SIGINT came twice.
     """
     wanted = list(wanted)
-    trials = _Trials()
+    placement = placement or Placement(share=resources.get("gpu", 0.0))
+    trials = _Trials(placement)
     runs = [trials.add(item, failures) for item in wanted]
     searcher = None
     if supply is not None and not supply.is_over():
@@ -99,12 +104,14 @@ def run_trials(
         waiting = [item for item in wanted if not events.has_settled(str(item.digest))]
         return "nothing that waits will fit" if gate.is_closed(waiting) else None
 
-    room = _Room(resources, in_advance=not gate.has_budget)
+    smallest = min((placement.share_of(item) for item in wanted), default=placement.share)
+    room = _Room({**resources, "gpu": smallest}, in_advance=not gate.has_budget)
     retries = Retries(results, options.max_failures)
     watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over), gate.hold_back)
+    watcher.place_alone = partial(_place_alone, placement=placement, cpus=resources["cpu"])
     chosen = {**asdict(options), "stop_file": str(stop_file)}
     tuner = tune.Tuner(
-        tune.with_resources(trainable, dict(resources)),
+        tune.with_resources(trainable, partial(_resources, cpus=resources["cpu"], share=placement.share)),
         param_space={"results": str(results.root), "options": chosen, **({} if searcher else _grid(runs))},
         tune_config=tune.TuneConfig(
             reuse_actors=True,
@@ -162,14 +169,39 @@ def _further(
     return ask
 
 
+def _resources(config: Mapping[str, Any], *, cpus: float, share: float) -> tune.PlacementGroupFactory:
+    """Return what a trial takes of a machine.
+
+    Args:
+        config: what Ray's trial is told.
+        cpus: of every trial.
+        share: GPUs of a trial that is told no fit.
+    """
+    fits = [config["alone"]] if "alone" in config else config["run"]["fits"].values()
+    gpus = max((fit["share"] for fit in fits), default=share)
+    return tune.PlacementGroupFactory([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}])
+
+
+def _place_alone(trial: Trial, *, placement: Placement, cpus: float) -> None:
+    """Give a trial that waits a card of its own."""
+    share = placement.alone.share if placement.share else 0.0
+    trial.set_config({**trial.config, "alone": {**asdict(placement.alone), "share": share}})
+    trial.update_resources(_resources(trial.config, cpus=cpus, share=share))
+
+
 def _key(run: Mapping[str, Any]) -> str:
     return json.dumps(run, sort_keys=True)
 
 
 class _Trials:
-    """What is wanted of each of Ray's trials."""
+    """What is wanted of each of Ray's trials.
 
-    def __init__(self) -> None:
+    Args:
+        placement: says which part of a GPU each takes.
+    """
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
         self._wanted: dict[str, Wanted] = {}
         """By the JSON of the trial's configuration."""
         self._found: dict[str, Wanted] = {}
@@ -183,6 +215,7 @@ class _Trials:
             "pruning": item.pruning.record() if item.pruning else None,
             "test": item.is_tested,
             "generation_epochs": item.generation_epochs,
+            "fits": {kind: asdict(fit) for kind, fit in self._placement.fits(item).items()},
         }
         self._wanted[_key(run)] = item
         return run
@@ -239,6 +272,7 @@ class _Watcher(Callback):
         self._stop_file = stop_file
         self._over = over
         self._hold_back = hold_back
+        self.place_alone: Callable[[Trial], None] = lambda trial: None
         self._deadline: float | None = None
         self._looked = 0.0
         self.has_ended = False
@@ -272,6 +306,9 @@ class _Watcher(Callback):
         wanted = self._trials[trial]
         with _unless_away():
             why = self._retries.recovered(trial, wanted)
+            if why == OUT_OF_MEMORY:
+                self.place_alone(trial)
+                why = "the GPU's memory was not enough; it is tried again alone on a card"
             self._events.left(str(wanted.digest), self._reason(wanted) if why in (HELD, LEFT) else why)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
