@@ -58,6 +58,7 @@ class RunOptions:
             test it goes on from there.
         generation_epochs: in the generations of a population, epochs of finetuning of each: the trial goes on from the
             end of the same one with so many fewer, if that is kept, and its own end is kept; otherwise 0.
+        activation_checkpointing: whether activations are computed again in the backward pass instead of being kept.
     """
 
     device: str = "cpu"
@@ -76,6 +77,7 @@ class RunOptions:
     stop_file: str | None = None
     test: bool = True
     generation_epochs: int = 0
+    activation_checkpointing: bool = False
 
 
 class Training(Protocol):
@@ -173,7 +175,8 @@ class Attempt:
 
     def environment_record(self, devices: Iterable[str]) -> Record:
         """Return what environment.json says."""
-        return {**self.environment, **self.machine(devices)}
+        recomputes = {"activation_checkpointing": self.options.activation_checkpointing}
+        return {**self.environment, **self.machine(devices), **recomputes}
 
     def config_record(self) -> Record:
         """Return what config.json says."""

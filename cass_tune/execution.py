@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cass_tune import ending
 from cass_tune.budget import Budget, Gate
-from cass_tune.config import ARMS, Trial
+from cass_tune.config import ARMS, Trial, to_json
 from cass_tune.console import Console, Progress, Work, duration
 from cass_tune.data.listing import Listing
 from cass_tune.devices import Gpu, check_precisions, gpus_here
@@ -25,11 +25,13 @@ from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
 from cass_tune.estimate import NETWORKS_ALONE, Estimator, kept_with
 from cass_tune.events import TrialEvents
 from cass_tune.extras import needs
-from cass_tune.fitting import given
+from cass_tune.fitting import Fit, Fitter, main_phase, phases_of
 from cass_tune.keeping import Keeping
+from cass_tune.memory import Footprints
 from cass_tune.notices import INTERRUPTED, TERMINATED, Stop, command_source, stopped_by_signals, watched
 from cass_tune.options import Settings
-from cass_tune.overview import room_lines, time_lines, work
+from cass_tune.overview import room_lines, share_line, time_lines, work
+from cass_tune.pace import Kind, kind
 from cass_tune.plan import Wanted
 from cass_tune.readiness import Readiness
 from cass_tune.results import Record, Results, new_attempt
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cass_tune.probe import Measured
-    from cass_tune.runner import Demand
+    from cass_tune.runner import Demand, Together
     from cass_tune.trial import RunOptions
 
 
@@ -177,6 +179,8 @@ class Execution:
         self._blank: dict[object, nn.Module] = {}
         """Networks that `check` has built, without their tensors' content, by `_arm_key`."""
         self._started = time.monotonic()
+        self._short_of_memory: set[str] = set()
+        """Trials that run out of memory in this process."""
         self.known_failures: dict[str, str | None] = {}
 
     def check(self, trials: Sequence[Trial], *, names_alone: bool = False) -> None:
@@ -219,11 +223,14 @@ class Execution:
 
     def _build(self, trial: Trial, arm: str) -> None:
         from cass_tune.methods import method_class
+        from cass_tune.training.activation_checkpointing import check_checkpointing
         from cass_tune.training.models import build_arm
 
         model: nn.Module = build_arm(trial, arm)
         if trial.pretrain.method != "none":
             method_class(trial.pretrain.method).check(trial, arm, model)
+        if self.settings.activation_checkpointing == "on":
+            check_checkpointing(model, f"--pretrain.{arm} {getattr(trial.pretrain, arm)}")
         key = (getattr(trial.pretrain, arm), trial.data.image_size_px, trial.pretrain.embedding_dim)
         self.parameters[key] = sum(parameter.numel() for parameter in model.parameters())
         self._blank[_arm_key(trial, arm)] = model.to("meta")
@@ -364,27 +371,36 @@ class Execution:
             estimator.state_bytes.update(self.state_bytes)
             self.console.say(*room_lines(estimator.room(missing)))
 
-    def _measure(self, run: _Run, device: str, probe: Callable[..., Measured]) -> None:
+    def _measure(
+        self, run: _Run, device: str, probe: Callable[..., Measured], fitter: Fitter, card: str | None = None
+    ) -> None:
         """Measure what is not known of the trials yet, and say what they will take; a failure is only said.
 
         Args:
             run: the trials.
             device: ``cpu`` or ``cuda``.
             probe: `cass_tune.probe.probe`, here or where trials run.
+            fitter: says of which steps the memory is not known.
+            card: kind of GPU on which it measures.
         """
         assumed, run.estimator.device = run.estimator.device, device
         if not run.missing:
             return
         unknown = run.estimator.unknown_kinds(run.missing, run.own)
+        unknown |= _unknown_memory(run.missing, fitter, card) if card else {}
         is_probed = bool(unknown and self.settings.probe_seconds)
         if is_probed:
             settings = {name: getattr(self.settings, name) for name in ("threads", "workers")}
+            settings["modes"] = fitter.modes
             try:
                 found = probe(list(unknown.values()), device=device, limit_s=self.settings.probe_seconds, **settings)
             except Exception as error:  # trials can run without it
                 self.console.say(f"probe: {type(error).__name__}: {error}")
             else:
                 run.estimator.measured(found.per_image, f"by a probe of {duration(found.took_s)}")
+                if found.card:
+                    with suppress(StorageError):  # known to this process all the same
+                        fitter.footprints.add(found.card, found.readings)
                 self.console.say(*(f"probe: {text}" for text in found.problems))
         if is_probed or device != assumed:
             self.console.say(*time_lines(run.estimator.times(run.missing, run.own), self.settings.price))
@@ -422,6 +438,7 @@ class Execution:
             "probe_every",
         )
         chosen = {name: getattr(self.settings, name) for name in names}
+        chosen |= {"activation_checkpointing": self.settings.activation_checkpointing == "on"}
         chosen |= {"probes": self.settings.chosen_probes, "redo": self._redo is not None}
         return RunOptions(device=device, commit=commit(), run=self.run_name, **chosen)
 
@@ -437,7 +454,10 @@ class Execution:
         from cass_tune.probe import probe
 
         device = self._device(torch.cuda.is_available())
-        self._measure(run, device, probe)
+        fitter = Fitter(Footprints(self.results), mode=self.settings.activation_checkpointing)
+        kinds = [torch.cuda.get_device_name()] if device == "cuda" else []
+        self._measure(run, device, probe, fitter, *kinds)
+        self._refuse_too_large(run.missing, fitter, kinds)
         options = self._options(device)
         line = run.rest()
         tries: Counter[str] = Counter()
@@ -454,7 +474,7 @@ class Execution:
                 if item is None:
                     run.events.waiting()
                     time.sleep(ASK_EVERY_S)
-                elif self._try_here(item, options, run.events, tries):
+                elif self._try_here(item, self._fitted(options, item, fitter, kinds), run.events, tries):
                     line = [other for other in line if not run.events.has_settled(str(other.digest))]
                 else:
                     run.gate.hold_back(item)
@@ -462,8 +482,22 @@ class Execution:
         if came and came[0] != signal.SIGINT:
             raise Terminated
 
+    def _fitted(self, options: RunOptions, item: Wanted, fitter: Fitter, kinds: Sequence[str]) -> RunOptions:
+        """Return the options of a trial as it fits on the GPU of this process, if there is one."""
+        if str(item.digest) in self._short_of_memory:
+            return replace(options, activation_checkpointing=fitter.alone.checkpointing)
+        fits = [fitter(item, kind) for kind in kinds]
+        return replace(options, activation_checkpointing=fits[0].checkpointing) if fits else options
+
+    def _refuse_too_large(self, missing: Sequence[Wanted], fitter: Fitter, kinds: Sequence[str]) -> None:
+        """Raise a UsageError when a batch fits on none of the kinds of GPU."""
+        problems = fitter.refusals(missing, kinds)
+        if problems:
+            raise UsageError(*problems)
+
     def _try_here(self, item: Wanted, options: RunOptions, events: TrialEvents, tries: Counter[str]) -> bool:
         """Run one trial; return False when another process holds what it needs."""
+        from cass_tune.training.card_memory import is_out_of_memory
         from cass_tune.trial import is_final, may_pass, run_trial
 
         digest, folder = str(item.digest), self.results.trial(str(item.digest))
@@ -491,6 +525,10 @@ class Execution:
             events.left(digest, str(error))
             raise
         except Exception as error:  # recorded by the trial where it can; the other trials go on
+            if is_out_of_memory(error) and digest not in self._short_of_memory:
+                self._short_of_memory.add(digest)
+                events.left(digest, "the GPU's memory was not enough; it is tried again once")
+                return True
             tries[digest] += 1
             if not is_final(error) and tries[digest] <= options.max_failures:
                 events.left(digest, f"{type(error).__name__}: {error}")
@@ -518,18 +556,62 @@ class Execution:
                 self._check_precisions([item.trial for item in (*run.missing, *run.late)])
                 self.console.say("Every node that could run a trial is asked whether it sees the same inputs.")
             runner.check_inputs((*run.missing, *run.late), resources)
-            self._measure(run, device, self._probe(device, resources))
+            share = self.settings.gpus_per_trial
+            fitter = Fitter(Footprints(self.results), share, self.settings.activation_checkpointing)
+            cards = runner.cards() if device == "cuda" else {}
+            for card, node in cards.items() or [(None, None)]:
+                self._measure(run, device, self._probe(device, resources, node), fitter, card)
+            self._refuse_too_large(run.missing, fitter, list(cards))
+            self._measure_together(run, fitter, cards)
+            self._say_shares(run.missing, fitter, list(cards))
+            demand = runner.Demand(
+                cpus=resources["cpu"],
+                fitting=fitter,
+                uses_cards=gpu > 0,
+                device=device,
+                probed={str(item.digest) for item in run.late},
+                alone=fitter.alone,
+                names=runner.kinds_of(cards),
+            )
             with run.progress.shown():
-                demand = runner.Demand(
-                    cpus=resources["cpu"],
-                    fitting=given(gpu),
-                    uses_cards=gpu > 0,
-                    device=device,
-                    probed={str(item.digest) for item in run.late},
-                )
                 self._rounds(run, demand, self._options(device))
 
-    def _probe(self, device: str, resources: Mapping[str, float]) -> Callable[..., Measured]:
+    def _measure_together(self, run: _Run, fitter: Fitter, nodes: Mapping[str, str]) -> None:
+        """Measure on every kind of card how fast trials are that share it, where that is not known.
+
+        Args:
+            run: the trials.
+            fitter: says which have memory for it.
+            nodes: a machine for every kind of card.
+        """
+        from cass_tune import runner
+
+        if self.settings.gpus_per_trial != "auto" or not self.settings.probe_seconds:
+            return
+        common = {name: getattr(self.settings, name) for name in ("threads", "workers")}
+        for card, node in nodes.items():
+            kinds = _not_tried_together(run.missing, fitter, card)
+            if not kinds:
+                continue
+            found = runner.probe_together(
+                list(kinds.values()),
+                cpus=float(self.settings.cpus_per_trial),
+                node=node,
+                limit_s=self.settings.probe_seconds,
+                device="cuda",
+                **common,
+            )
+            for one, rates in zip(kinds.values(), found, strict=True):
+                with suppress(StorageError):
+                    fitter.learn_rates(one.trial, card, rates, checkpointing=one.checkpointing)
+
+    def _say_shares(self, missing: Sequence[Wanted], fitter: Fitter, cards: Sequence[str]) -> None:
+        """Say how many trials share a card, and which compute their activations again."""
+        for card in cards:
+            fits = Counter(fitter(item, card) for item in missing if not fitter.refusals([item], [card]))
+            self.console.say(*(share_line(card, fit, count) for fit, count in fits.items() if fit != Fit()))
+
+    def _probe(self, device: str, resources: Mapping[str, float], node: str | None) -> Callable[..., Measured]:
         """Return what probes where the trials will run: a task of Ray, or this process on the CPU of this machine."""
         if device == "cpu" and not self.settings.address:
             from cass_tune.probe import probe
@@ -537,7 +619,7 @@ class Execution:
             return probe
         from cass_tune import runner
 
-        return partial(runner.probe_there, resources=resources)
+        return partial(runner.probe_there, resources=resources, node=node)
 
     def _rounds(self, run: _Run, demand: Demand, options: RunOptions) -> None:
         from cass_tune import runner
@@ -584,6 +666,32 @@ class Execution:
         code = ending.TERMINATED if is_terminated else ending.INTERRUPTED
         self.console.say(ending.last_line(code))
         os._exit(code)
+
+
+def _unknown_memory(missing: Sequence[Wanted], fitter: Fitter, card: str) -> dict[Kind, tuple[Trial, str]]:
+    """Return one trial and phase for every kind of step whose memory on a card is not known."""
+    found: dict[Kind, tuple[Trial, str]] = {}
+    for item in missing:
+        for phase in phases_of(item.trial):
+            if not fitter.is_known(item.trial, phase, card):
+                found.setdefault(kind(to_json(item.trial), phase), (item.trial, phase))
+    return found
+
+
+def _not_tried_together(missing: Sequence[Wanted], fitter: Fitter, card: str) -> dict[Kind, Together]:
+    """Return a trial for every kind that may share a card, and whose speed there together is not known."""
+    from cass_tune.runner import Together
+
+    found: dict[Kind, Together] = {}
+    for item in missing:
+        if fitter.refusals([item], [card]):
+            continue
+        checkpointing, phase = fitter.checkpointing(item.trial, card), main_phase(item.trial)
+        most = fitter.most_together(item.trial, card, checkpointing=checkpointing)
+        if most > 1 and not fitter.knows_rates(item.trial, card, checkpointing=checkpointing):
+            of = Together(trial=item.trial, phase=phase, checkpointing=checkpointing, most=most)
+            found.setdefault(kind(to_json(item.trial), phase), of)
+    return found
 
 
 def _distinct_arms(trials: Sequence[Trial]) -> list[tuple[Trial, str]]:

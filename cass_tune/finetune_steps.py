@@ -126,7 +126,16 @@ class FinetuneSteps:
         state = found or inherited(attempt, arm)
         model = attempt.blank_arm(arm).to(attempt.device) if state else start(arm)
         batches = attempt.batches(pixels, f"finetune/{arm}")
-        training = Finetuning(attempt.trial, arm, model, attempt.listing, parts, batches, attempt.between_steps)
+        training = Finetuning(
+            attempt.trial,
+            arm,
+            model,
+            attempt.listing,
+            parts,
+            batches,
+            attempt.between_steps,
+            checkpointing=attempt.options.activation_checkpointing,
+        )
         if state:
             training.load(state)
         if not found:

@@ -71,6 +71,9 @@ class Settings:
     that was ever stored."""
     checkpoint_every_minutes: float = 5.0
     """Longest time between two checkpoints of a trial: so much work is lost at most."""
+    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Whether activations are computed again in the backward pass instead of being kept: the same numbers with less
+    memory and more time; auto does so where a batch does not fit into the memory of a GPU otherwise."""
     max_failures: int = 2
     """How often an error of a trial may be followed by another attempt; lost machines do not count."""
     preemption_command: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from cass_tune.config import ARMS
 from cass_tune.console import Work, duration
 from cass_tune.data.listing import Listing
 from cass_tune.estimate import PUBLISHED, RATES, Estimate, Room, Sizes, Time
+from cass_tune.fitting import Fit
 from cass_tune.keeping import gigabytes
 from cass_tune.plan import Wanted
 from cass_tune.sharing import unshared_reason
@@ -31,6 +33,20 @@ def failure_line(failure: Mapping[str, Any] | None) -> str:
         return "unknown error"
     first = (failure["message"].strip().splitlines() or [""])[0]
     return f"{failure['type']}: {first[:300]}  (log: {failure['log']})"
+
+
+def share_line(card: str, fit: Fit, trials: int) -> str:
+    """Return how trials are placed on a kind of card.
+
+    Args:
+        card: torch's name of the kind.
+        fit: of the trials.
+        trials: how many.
+    """
+    together = math.floor(1 / fit.share) if 0 < fit.share < 1 else 1
+    share = f"{together} at a time on one card" if together > 1 else f"{fit.share:g} for each"
+    again = ", with activation checkpointing" if fit.checkpointing else ""
+    return f"{card}: {trials} trials, {share}{again}"
 
 
 def position_text(position: Mapping[str, Any]) -> str:

@@ -221,6 +221,7 @@ class _PretrainSteps:
             stop_on_collapse=attempt.options.on_collapse == "stop",
             after_step=attempt.between_steps,
             monitor=self._monitor(batches),
+            checkpointing=attempt.options.activation_checkpointing,
         )
         if found:
             self._training.load(found)

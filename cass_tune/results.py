@@ -13,6 +13,7 @@
                          phase and epoch), predictions.parquet (per trial, arm, part and image);
                          search/<search id>/: suggestions/<number>.json, outcomes/<number>.json, holder.json, and
                          journal.log, the same for Optuna (derived)
+    cards/<hash>.json    memory and speed that were measured of one kind of training step on one kind of GPU
     ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
 
 The root is a local or shared folder, or an object store (`cass_tune.storage`).
@@ -243,18 +244,19 @@ class TrialFolder(Folder):
         arms = (self.probes() or {}).get("arms", {})
         return [probe for probe in probes if any(probe not in arms.get(arm, {}) for arm in ARMS)]
 
-    def begin(self, attempt: str, run: str) -> None:
+    def begin(self, attempt: str, run: str, **how: Any) -> None:
         """Record that an attempt starts; an earlier failure is moved aside: while the trial runs, it has not failed.
 
         Args:
             attempt: its name.
             run: name of the command's run that it belongs to.
+            **how: the attempt runs, where attempts at one trial may differ.
         """
         if (self.path / "failure.json").exists():
             target = self.path / "earlier" / new_attempt()
             target.mkdir(parents=True)
             move(self.path / "failure.json", target / "failure.json")
-        record = {"run": run, "host": platform.node(), "pid": os.getpid(), "started": now()}
+        record = {"run": run, "host": platform.node(), "pid": os.getpid(), "started": now(), **how}
         write_json(self._attempt(attempt), {**record, "attempt": attempt, "resumed": None, "ended": None})
 
     def resumed(self, attempt: str, position: Record) -> None:
@@ -521,8 +523,19 @@ class Results:
     def studies(self) -> Iterable[StudyFolder]:
         """Yield the folder of every study that was asked for here."""
         for folder in sorted(self.root.glob("*")):
-            if folder.name not in ("stages", "trials", "ray"):
+            if folder.name not in ("stages", "trials", "ray", "cards"):
                 yield from (StudyFolder(plans.parent) for plans in sorted(folder.glob("*/plans")))
+
+    def footprint(self, key: str) -> Record | None:
+        """Return what was measured of one kind of training step on one kind of GPU, or None."""
+        return _whole(self._footprint(key), "card", "gib", "rates")
+
+    def keep_footprint(self, key: str, record: Record) -> None:
+        """Record what was measured of one kind of training step on one kind of GPU."""
+        write_json(self._footprint(key), record)
+
+    def _footprint(self, key: str) -> AnyPath:
+        return self.root / "cards" / f"{key[:ID_DIGITS]}.json"
 
     def ray(self, study: str) -> Path:
         """Return the folder of Ray's own records; with an object store as root, a local one of this user."""

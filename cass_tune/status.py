@@ -188,7 +188,7 @@ def _line(trial: _Trial, pace: Pace) -> str:
 def _running(trial: _Trial, pace: Pace) -> str:
     left = [_seconds(trial, phase, epochs, pace) for phase, epochs in trial.remaining().items()]
     eta = "" if None in left else f", {_about([trial])} {duration(sum(seconds or 0.0 for seconds in left))} left"
-    return f"{_where(trial.holder)}: {_place(trial)}{eta}"
+    return f"{_where(trial.holder)}: {_place(trial)}{eta}{_shortage(trial)}"
 
 
 def _silent(trial: _Trial) -> str:
@@ -214,7 +214,13 @@ def _loads(row: Record) -> Iterator[str]:
 
 
 def _begun(trial: _Trial) -> str:
-    return f"interrupted after {_place(trial)}" if trial.rows and trial.folder.attempts() else ""
+    return f"interrupted after {_place(trial)}{_shortage(trial)}" if trial.rows and trial.folder.attempts() else ""
+
+
+def _shortage(trial: _Trial) -> str:
+    """Return that the trial has run out of memory before, if it has."""
+    short = any((attempt["ended"] or {}).get("out_of_memory") for attempt in trial.folder.attempts())
+    return ", tried again after the GPU's memory was not enough" if short else ""
 
 
 def _where(at_work: Holder | None) -> str:

@@ -23,6 +23,7 @@ from cass_tune.pruning import Pruning
 from cass_tune.results import Results, TrialFolder, new_attempt
 from cass_tune.sharing import rows_of
 from cass_tune.storage import AnyPath, Lines, ObjectPath, StorageError, patience, patiently, place
+from cass_tune.training.card_memory import is_out_of_memory
 from cass_tune.training.determinism import Alerts
 from cass_tune.trial_steps import trial_steps
 from cass_tune.weights import weights_identity
@@ -30,6 +31,11 @@ from cass_tune.weights import weights_identity
 logger = logging.getLogger(__name__)
 
 ANY_FAILURE = "any"
+
+_ADVICE = (
+    "The GPU's memory was not enough, alone on a card either. Give a smaller --pretrain.batch-size or "
+    "--finetune.batch-size, --activation-checkpointing on, or a card with more memory."
+)
 
 OBJECT_EVERY_S = 5.0
 """Time between two looks at the stop file in an object store."""
@@ -193,7 +199,8 @@ def _sources(options: RunOptions) -> list[Source]:
 @contextmanager
 def _recorded(folder: TrialFolder, attempt: str, options: RunOptions, lease: Lease) -> Iterator[None]:
     """Record an attempt's beginning and end, and an error that is final."""
-    patiently(lambda: folder.begin(attempt, options.run))
+    how = {"activation_checkpointing": options.activation_checkpointing}
+    patiently(lambda: folder.begin(attempt, options.run, **how))
     with _logging_to(folder.log):
         try:
             yield
@@ -220,9 +227,16 @@ def _record_failure(folder: TrialFolder, attempt: str, options: RunOptions, erro
     kind, message, position = type(error).__name__, str(error), _position(error)
     ends = [item["ended"] for item in _of_run(folder, options.run) if item["ended"]]
     earlier = [end for end in ends if end["how"] == "failed"]
-    returns = any(end["type"] == kind and end["position"] == position for end in earlier)
-    folder.ended(attempt, "failed", type=kind, message=message, position=position)
-    if isinstance(error, UsageError | Collapsed | Pruned) or returns or len(earlier) >= options.max_failures:
+    is_short = is_out_of_memory(error)
+    shortages = [end for end in earlier if end.get("out_of_memory")]
+    others = [end for end in earlier if not end.get("out_of_memory")]
+    returns = any(end["type"] == kind and end["position"] == position for end in others)
+    is_enough = bool(shortages) if is_short else returns or len(others) >= options.max_failures
+    if is_short and shortages:
+        message = f"{_ADVICE} {message}"
+    more = {"out_of_memory": True} if is_short else {}
+    folder.ended(attempt, "failed", type=kind, message=message, position=position, **more)
+    if isinstance(error, UsageError | Collapsed | Pruned) or is_enough:
         folder.fail(kind, message, traceback.format_exc(), position=position, may_pass=may_pass(error))
         error.is_final = True  # type: ignore[attr-defined]
     if isinstance(error, Pruned):

@@ -16,7 +16,6 @@ from ray import tune
 
 from cass_tune.config import to_json
 from cass_tune.durations import Durations
-from cass_tune.fitting import given
 from cass_tune.pace import PHASES
 from cass_tune.plan import Wanted
 from cass_tune.runner import Demand, StudyScheduler
@@ -24,6 +23,7 @@ from cass_tune.runner.places import PlaceManager, managing
 from cass_tune.runner.placing import Placing
 from cass_tune.sharing import nothing_stored, own_epochs
 from tests import grids
+from tests.fits import given
 
 Judge = Callable[[Mapping[str, Any], str], float]
 """Returns the seconds of an epoch on a card of speed 1, of a trial as JSON in a phase."""

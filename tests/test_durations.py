@@ -10,9 +10,11 @@ import pytest
 
 from cass_tune.config import to_json
 from cass_tune.durations import Durations, Speeds
-from cass_tune.fitting import Fit, given
+from cass_tune.errors import UsageError
+from cass_tune.fitting import Fit
 from cass_tune.plan import Wanted
 from cass_tune.runner.placing import Demand
+from tests.fits import given
 from tests.grids import paper_grid
 from tests.schedules import Grid
 
@@ -118,6 +120,11 @@ class TestTrials:
         assert [item.trial.pretrain.epochs for item in many[:6]] == [200] * 6
 
 
+def share(demand: Demand, item: Wanted, kind: str) -> float | None:
+    fit = demand.fit(item, kind)
+    return None if fit is None else fit.share
+
+
 class TestDemand:
     """What a trial asks for on a kind of machine."""
 
@@ -126,26 +133,36 @@ class TestDemand:
 
     def test_the_share_of_a_card_and_nothing_without_one(self) -> None:
         item = paper_grid()[0]
-        assert self.demand().share(item, "A") == 0.25
-        assert self.demand(1 / 3).share(item, "A") == pytest.approx(0.3333)
-        assert self.demand().share(item, "cpu") is None
-        assert self.demand(0).share(item, "A") == self.demand(0).share(item, "cpu") == 0
+        assert share(self.demand(), item, "A") == 0.25
+        assert share(self.demand(1 / 3), item, "A") == pytest.approx(0.3333)
+        assert share(self.demand(), item, "cpu") is None
+        assert share(self.demand(0), item, "A") == share(self.demand(0), item, "cpu") == 0
 
     def test_the_fitting_is_asked_by_torchs_name_of_the_card(self) -> None:
         fitting = lambda wanted, kind: Fit({"NVIDIA A100-SXM4-40GB": 0.5}.get(kind, 1.0))  # noqa: E731
         names = {"A100": "NVIDIA A100-SXM4-40GB"}
         demand = Demand(cpus=1, fitting=fitting, uses_cards=True, device="cuda", names=names)
         item = paper_grid()[0]
-        assert (demand.share(item, "A100"), demand.share(item, "T4")) == (0.5, 1.0)
+        assert (share(demand, item, "A100"), share(demand, item, "T4")) == (0.5, 1.0)
 
     def test_what_is_only_probed_needs_no_card(self) -> None:
         item = paper_grid()[0]
         demand = self.demand(probed={str(item.digest)})
-        assert (demand.share(item, "cpu"), demand.share(item, "A")) == (0, 0.25)
+        assert (share(demand, item, "cpu"), share(demand, item, "A")) == (0, 0.25)
 
     def test_what_is_tried_again_alone_gets_a_whole_card(self) -> None:
         item = paper_grid()[0]
-        fit = self.demand(alone={str(item.digest)}).fit(item, "A")
-        assert fit is not None and (fit.share, fit.cap) == (1.0, 1.0)
-        two = self.demand(2, alone={str(item.digest)})
-        assert two.share(item, "A") == 2
+        alone = Fit(share=2.0, checkpointing=True)
+        demand = self.demand(alone=alone)
+        assert demand.fit(item, "A", is_alone=True) == alone
+        assert demand.fit(item, "A") == Fit(share=0.25, cap=0.25)
+
+    def test_it_goes_to_no_card_on_which_it_does_not_fit(self) -> None:
+        def fitting(wanted: Wanted, kind: str) -> Fit:
+            if kind == "small":
+                raise UsageError("it does not fit")
+            return Fit()
+
+        demand = Demand(cpus=1, fitting=fitting, uses_cards=True, device="cuda")
+        item = paper_grid()[0]
+        assert (share(demand, item, "small"), share(demand, item, "large")) == (None, 1.0)

@@ -23,7 +23,7 @@ OPTIONS = """
 --dry-run --status --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights --keep-stages
 --local --address --device --gpus-per-trial --cpus-per-trial --threads --workers
 --checkpoint-every-minutes --max-failures --preemption-command --budget-hours --price --probe-seconds --probes
---probe-every --log-to --precision
+--probe-every --log-to --precision --activation-checkpointing
 --data --data.name --data.root --data.table --data.path-column --data.label-column --data.split-column
 --data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction --data.pretrain-fraction
 --data.validation-fraction --data.test-fraction --data.split-seed --data.normalisation --data.augmentation-strength

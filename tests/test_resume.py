@@ -107,6 +107,19 @@ def test_any_number_of_interruptions_changes_no_number(tmp_path: Path, undisturb
     assert any(position["batch"] for position in resumed if position), "one was in the middle of an epoch"
 
 
+def test_activation_checkpointing_changes_no_number_whoever_goes_on_with_it(tmp_path: Path, undisturbed: Any) -> None:
+    with pytest.raises(Interrupted):
+        run(tmp_path, RunOptions(activation_checkpointing=True), StopAfter(9))
+    with pytest.raises(Interrupted):
+        run(tmp_path, RunOptions(activation_checkpointing=False), StopAfter(30))
+    run(tmp_path, RunOptions(activation_checkpointing=True))
+    assert numbers(tmp_path) == undisturbed
+    folder, _ = folders(tmp_path)
+    assert [attempt["activation_checkpointing"] for attempt in folder.attempts()] == [True, False, True]
+    environment = folder.environment()
+    assert environment is not None and environment["activation_checkpointing"] is True
+
+
 def test_rows_of_earlier_attempts_come_first_and_are_marked(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(tmp_path, stop=StopAfter(30))

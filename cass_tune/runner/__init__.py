@@ -2,8 +2,9 @@
 
 from cass_tune.runner.devices import gpus_of, gpus_of_nodes
 from cass_tune.runner.nodes import check_inputs, check_nodes
+from cass_tune.runner.places import kinds_of
 from cass_tune.runner.placing import Demand
-from cass_tune.runner.probing import probe_there
+from cass_tune.runner.probing import Together, cards, probe_there, probe_together
 from cass_tune.runner.scheduler import StudyScheduler
 from cass_tune.runner.session import check_resources, cluster_gpus, ray_session
 from cass_tune.runner.trainable import trainable
@@ -12,13 +13,17 @@ from cass_tune.runner.tuner import run_trials
 __all__ = [
     "Demand",
     "StudyScheduler",
+    "Together",
+    "cards",
     "check_inputs",
     "check_nodes",
     "check_resources",
     "cluster_gpus",
     "gpus_of",
     "gpus_of_nodes",
+    "kinds_of",
     "probe_there",
+    "probe_together",
     "ray_session",
     "run_trials",
     "trainable",

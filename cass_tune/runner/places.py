@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,16 @@ def nodes() -> list[Node]:
     """Return the machines that are there and stay, as Ray describes them."""
     draining = _draining()
     return [_node(node) for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
+
+
+def kinds_of(cards: Mapping[str, str]) -> dict[str, str]:
+    """Return torch's name of a kind of card by Ray's.
+
+    Args:
+        cards: a machine that has one, by torch's name.
+    """
+    kinds = {node.name: node.kind for node in nodes()}
+    return {kinds[node]: card for card, node in cards.items() if node in kinds}
 
 
 def is_alive(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ray.tune.experiment import Trial
 
+from cass_tune.errors import UsageError
 from cass_tune.fitting import Fit, Fitting
 from cass_tune.placement import CPU, Busy, Node, Place, Placement, shared
 from cass_tune.plan import Wanted
@@ -37,7 +38,7 @@ class Demand:
         uses_cards: whether trials want cards at all.
         device: of trials with a card, ``cuda``, or ``cpu`` where cards are only counted.
         probed: identities of finished trials that are only probed, for which cores alone do, too.
-        alone: identities of trials that want a whole card, because they ran out of memory beside others.
+        alone: how a trial is placed that ran out of memory.
         names: torch's name of a kind of card, by which the fitting knows it, where it is not Ray's.
     """
 
@@ -46,24 +47,28 @@ class Demand:
     uses_cards: bool
     device: str
     probed: Collection[str] = ()
-    alone: Collection[str] = ()
+    alone: Fit = field(default_factory=Fit)
     names: Mapping[str, str] = field(default_factory=dict)
 
-    def fit(self, item: Wanted, kind: str) -> Fit | None:
-        """Return how a trial is placed on a kind of machine, or None: not at all."""
+    def fit(self, item: Wanted, kind: str, *, is_alone: bool = False) -> Fit | None:
+        """Return how a trial is placed on a kind of machine, or None: not at all.
+
+        Args:
+            item: the trial.
+            kind: of the machine's cards, or `CPU`.
+            is_alone: whether it ran out of memory, and so wants whole cards.
+        """
         if not self.uses_cards:
             return replace(self.fitting(item, CPU), share=0.0)
         if kind == CPU:
             return Fit(share=0.0) if item.digest in self.probed else None
-        fit = self.fitting(item, self.names.get(kind, kind))
-        if item.digest in self.alone:
-            return replace(fit, share=max(1.0, fit.share), cap=1.0)
+        if is_alone:
+            return self.alone
+        try:
+            fit = self.fitting(item, self.names.get(kind, kind))
+        except UsageError:  # it has not enough memory
+            return None
         return replace(fit, share=shared(fit.share))
-
-    def share(self, item: Wanted, kind: str) -> float | None:
-        """Return what part of a card a trial takes, see `Placement`."""
-        fit = self.fit(item, kind)
-        return None if fit is None else fit.share
 
 
 class Placing:
@@ -90,7 +95,8 @@ class Placing:
         self._demand = demand
         self._durations = durations
         self._manager = manager
-        self._placement = Placement[Wanted](demand.share, demand.cpus, durations.seconds)
+        self._placement = Placement[Wanted](self._share, demand.cpus, durations.seconds)
+        self._alone: set[str] = set()
         self._since: dict[str, float] = {}
         self._nodes: list[Node] = []
         self._looked = -NODES_EVERY_S
@@ -115,7 +121,7 @@ class Placing:
             return None
         item, place = chosen
         trial = trials[str(item.digest)]
-        fit = self._demand.fit(item, place.group.kind)
+        fit = self._fit(item, place.group.kind)
         device = self._demand.device if place.gpus else CPU
         trial.config["place"] = {"kind": place.group.kind, "device": device, **asdict(fit or Fit())}
         trial.update_resources(PlaceRequest(place))
@@ -146,6 +152,17 @@ class Placing:
     def learn(self, trial: Trial, row: dict[str, object]) -> None:
         """Take in the row of an epoch."""
         self._durations.learn(self._of(trial), place_of(trial).group.kind, row)
+
+    def give_a_card(self, item: Wanted) -> None:
+        """Give a trial whole cards from now on, because it ran out of memory."""
+        self._alone.add(str(item.digest))
+
+    def _fit(self, item: Wanted, kind: str) -> Fit | None:
+        return self._demand.fit(item, kind, is_alone=str(item.digest) in self._alone)
+
+    def _share(self, item: Wanted, kind: str) -> float | None:
+        fit = self._fit(item, kind)
+        return None if fit is None else fit.share
 
     def _busy(self, live: Sequence[Trial]) -> list[Busy]:
         places = [(trial, place_of(trial)) for trial in live]

@@ -1,24 +1,56 @@
-"""The probe, where trials run: an actor of Ray with a trial's resources."""
+"""The probe, where trials run: actors of Ray with a trial's resources."""
 
 from __future__ import annotations
 
+import logging
 import os
+import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from cass_tune.config import Trial
+from cass_tune.fitting import LEAST_GAIN, batch_size, numbers_to_try, part
 
 if TYPE_CHECKING:
     from cass_tune.probe import Measured
+
+logger = logging.getLogger(__name__)
 
 START_SHARE = 0.5
 """Part of the time in which the actor must have found a place and imported torch."""
 END_SHARE = 0.1
 """Part of the remaining time that is left for a step that has begun."""
+
+
+TOGETHER_S = 5.0
+"""How long trials together are measured."""
+ANSWER_S = 20.0
+"""How long a machine may take to say which GPUs it has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Together:
+    """Trials that may share a card.
+
+    Args:
+        trial: one of them.
+        phase: by whose speed they are packed.
+        checkpointing: whether activations are computed again.
+        most: that a card has memory for.
+    """
+
+    trial: Trial
+    phase: str
+    checkpointing: bool
+    most: int
 
 
 class _Prober:
@@ -35,9 +67,19 @@ class _Prober:
 
         return probe(wanted, **options)
 
+    def step_ends(self, kind: Together, options: Mapping[str, Any]) -> list[float]:
+        from cass_tune.probe import step_ends
+
+        return step_ends(kind.trial, kind.phase, checkpointing=kind.checkpointing, **options)
+
 
 def probe_there(
-    wanted: Sequence[tuple[Trial, str]], *, resources: Mapping[str, float], limit_s: float, **options: Any
+    wanted: Sequence[tuple[Trial, str]],
+    *,
+    resources: Mapping[str, float],
+    limit_s: float,
+    node: str | None = None,
+    **options: Any,
 ) -> Measured:
     """Run `cass_tune.probe.probe` where a trial would run; what fails, or finds no place in time, is a problem.
 
@@ -45,12 +87,15 @@ def probe_there(
         wanted: a trial and a phase for every kind of step.
         resources: ``cpu`` and ``gpu`` of one trial.
         limit_s: most seconds of everything: finding a place, starting and measuring.
+        node: Ray's identity of the machine; any by default.
         **options: of the probe.
     """
     from cass_tune.probe import Measured
 
     deadline = time.monotonic() + limit_s
     needs: Any = {"num_cpus": resources["cpu"], "num_gpus": resources["gpu"], "max_restarts": 0}
+    if node:
+        needs["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
     prober: Any = ray.remote(**needs)(_Prober).remote()
     try:
         ray.get(prober.begin.remote(), timeout=limit_s * START_SHARE)
@@ -62,3 +107,116 @@ def probe_there(
         return Measured(problems=[f"{type(error).__name__}: {text}"])
     finally:
         ray.kill(prober)
+
+
+def cards() -> dict[str, str]:
+    """Return for every kind of card, by torch's name of it, a machine that has one (Ray's identity of it).
+
+    Machines that do not say it, because they have no NVIDIA driver or take too long, are left out.
+    """
+    remote: Any = ray.remote(num_cpus=0)(_card_names)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    asked = {
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(): node
+        for node in nodes
+    }
+    found: dict[str, str] = {}
+    if asked:
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
+        for reference in ready:
+            try:
+                found |= {name: asked[reference] for name in ray.get(reference) if name not in found}
+            except RayError:  # of a machine that is lost
+                continue
+    return found
+
+
+def _card_names() -> list[str]:
+    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def probe_together(
+    kinds: Sequence[Together], *, cpus: float, node: str, limit_s: float, **options: Any
+) -> list[dict[int, float]]:
+    """Measure how fast trials are that share one card, more and more of them while that pays.
+
+    Args:
+        kinds: of trials.
+        cpus: of each.
+        node: Ray's identity of the machine.
+        limit_s: most seconds of all together; kinds for which no time is left have no measurement.
+        **options: device, threads and workers, as of `cass_tune.probe.step_ends`.
+
+    Returns:
+        Of each kind images per second of all together, by number of trials.
+    """
+    deadline = time.monotonic() + limit_s
+    (there,) = (each for each in ray.nodes() if each["NodeID"] == node)
+    places = int(there["Resources"].get("CPU", 0) / cpus / max(1.0, there["Resources"].get("GPU", 1.0)))
+    most = min(max((kind.most for kind in kinds), default=1), max(1, places))
+    found: list[dict[int, float]] = [{} for _ in kinds]
+    with _on_one_card(most, cpus, there, deadline) as probers:
+        for kind, rates in zip(kinds, found, strict=True):
+            for count in numbers_to_try(min(kind.most, len(probers))) if probers else ():
+                if deadline - time.monotonic() < 2 * TOGETHER_S:
+                    return found
+                rate = _rate(probers[:count], kind, deadline, options)
+                if rate is None or (rates and rate < LEAST_GAIN * max(rates.values())):
+                    break
+                rates[count] = rate
+    return found
+
+
+@contextmanager
+def _on_one_card(most: int, cpus: float, node: Mapping[str, Any], deadline: float) -> Iterator[list[Any]]:
+    """Start probers that share one card; none when there is no place, or no time."""
+    here = {f"node:{node['NodeManagerAddress']}": 0.001}
+    group = placement_group([{"GPU": 1.0, "CPU": most * cpus, **here}])
+    probers: list[Any] = []
+    try:
+        if group.wait(max(0.0, deadline - time.monotonic()) * START_SHARE):
+            where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+            needs: Any = {"num_cpus": cpus, "num_gpus": part(most), "max_restarts": 0, "scheduling_strategy": where}
+            probers = [ray.remote(**needs)(_Prober).remote() for _ in range(most)]
+        yield probers if _have_begun(probers, deadline) else []
+    finally:
+        for prober in probers:
+            ray.kill(prober)
+        remove_placement_group(group)
+
+
+def _have_begun(probers: Sequence[Any], deadline: float) -> bool:
+    try:
+        ray.get([prober.begin.remote() for prober in probers], timeout=max(0.0, deadline - time.monotonic()))
+    except RayError as error:
+        logger.debug("trials together are not measured: %s", error)
+        return False
+    return True
+
+
+def _rate(probers: Sequence[Any], kind: Together, deadline: float, options: Mapping[str, Any]) -> float | None:
+    """Return images per second of all probers together, while all of them are at work, or None: it failed."""
+    asked = [prober.step_ends.remote(kind, {**options, "seconds": TOGETHER_S}) for prober in probers]
+    try:
+        ends = ray.get(asked, timeout=max(0.0, deadline - time.monotonic()))
+    except RayError as error:  # memory that is not enough, too
+        logger.debug("%d trials together: %s", len(probers), error)
+        return None
+    return batch_size(kind.trial, kind.phase) * steps_per_second(ends)
+
+
+def steps_per_second(ends: Sequence[Sequence[float]]) -> float:
+    """Return the steps per second of processes that work side by side, while all of them do.
+
+    Args:
+        ends: of each process the times at which its steps ended, in order.
+    """
+    begun, over = max(each[0] for each in ends), min(each[-1] for each in ends)
+    if over <= begun:
+        return 0.0
+    return sum(begun < end <= over for each in ends for end in each) / (over - begun)

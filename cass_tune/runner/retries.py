@@ -14,16 +14,21 @@ from ray.tune.experiment import Trial
 from cass_tune.checkpoints import Checkpoints
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
-from cass_tune.runner.trainable import FAILED, HELD, LEFT, RETRIED, UNSAVED
+from cass_tune.runner.trainable import FAILED, HELD, LEFT, OUT_OF_MEMORY, RETRIED, UNSAVED
 
 MOST_DEATHS = 3
+MOST_SHORTAGES = 1
+"""So often a trial that ran out of memory is tried again, alone on a card."""
+_EVENTS = (FAILED, HELD, LEFT, OUT_OF_MEMORY, RETRIED, UNSAVED)
 
 
 @dataclass
 class _State:
     event: str | None = None
-    """The last of FAILED, HELD, LEFT, RETRIED and UNSAVED that the trial reported; None: its process died."""
+    """The last of `_EVENTS` that the trial reported; None: its process died."""
     retries: int = 0
+    shortages: int = 0
+    """How often the GPU's memory was not enough."""
     deaths: int = 0
     mark: Any = None
     """What was stored of the trial at its last death."""
@@ -48,16 +53,18 @@ class Retries:
     def reported(self, trial: Trial, wanted: Wanted, phase: object) -> None:
         """Take note of a row; a trial that says that it has failed for good is not tried again."""
         state = self._state(wanted)
-        state.event = phase if phase in (FAILED, HELD, LEFT, RETRIED, UNSAVED) else None  # type: ignore[assignment]
+        state.event = phase if phase in _EVENTS else None  # type: ignore[assignment]
         if phase == RETRIED:
             state.retries += 1
-        if phase == FAILED or state.retries > self._max_failures:
+        if phase == OUT_OF_MEMORY:
+            state.shortages += 1
+        if phase == FAILED or state.retries > self._max_failures or state.shortages > MOST_SHORTAGES:
             trial.max_failures = 0
         elif state.event is not None or state.deaths < MOST_DEATHS - 1:  # an epoch alone is no progress that stays
             trial.max_failures = -1
 
     def recovered(self, trial: Trial, wanted: Wanted) -> str:
-        """Take note that Ray Tune tries a trial again; return why: HELD, LEFT, or words for people."""
+        """Take note that Ray Tune tries a trial again; return why: HELD, LEFT, OUT_OF_MEMORY, or words for people."""
         state = self._state(wanted)
         event, state.event = state.event, None
         if event is not None:

@@ -8,7 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -22,10 +23,14 @@ from cass_tune.results import Results
 from cass_tune.storage import StorageError
 from cass_tune.training.rows import epoch_row, for_ray
 
+if TYPE_CHECKING:
+    from cass_tune.trial import RunOptions
+
 FAILED, HELD, LEFT, RETRIED, UNSAVED = "failed", "held", "left", "retried", "unsaved"
+OUT_OF_MEMORY = "out of memory"
 """``phase`` of the row that a trial reports before it raises: it failed for good; it left because another process
-computes it, or because it was asked to; its error allows another attempt; its records cannot be written. A trial that
-dies reports none."""
+computes it, or because it was asked to; its error allows another attempt; its records cannot be written; the GPU's
+memory was not enough, which allows another one alone on a card. A trial that dies reports none."""
 
 
 REPORT_S = 3.0
@@ -81,19 +86,18 @@ def trainable(config: Mapping[str, Any]) -> None:
         config: ``run``: ``{"trial": ..., "inputs": ..., "failure": ...}`` with the trial as `to_json` gives it and,
             optionally, the inputs that the driver saw, the recorded failure that it knew, when to prune it, whether to
             test it and the epochs of its generation; ``results``: the results root; ``options``: fields of
-            `cass_tune.trial.RunOptions`, optional; ``place``: where it runs, optional; its ``device`` goes before that
-            of the options.
+            `cass_tune.trial.RunOptions`, optional; ``place``: where it runs and how it fits there (``device``, ``cap``
+            and ``checkpointing``, see `cass_tune.fitting.Fit`), which goes before the options, optional.
     """
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
-    from cass_tune.trial import ANY_FAILURE, RunOptions, is_final, run_trial
+    from cass_tune.trial import ANY_FAILURE, RunOptions, run_trial
 
     run = config["run"]
     trial = from_json(json.dumps(run["trial"]))
     inputs = Inputs(**run["inputs"]) if run.get("inputs") else None
     own = {"test": run.get("test", True), "generation_epochs": run.get("generation_epochs", 0)}
-    placed = {name: value for name, value in config.get("place", {}).items() if name == "device"}
-    options = RunOptions(**{**config.get("options", {}), **placed, **own})
+    options = _placed(RunOptions(**{**config.get("options", {}), **own}), config.get("place"))
     pruning = Pruning.from_record(run["pruning"]) if run.get("pruning") else None
     try:
         rows = run_trial(
@@ -117,8 +121,29 @@ def trainable(config: Mapping[str, Any]) -> None:
         _report(epoch_row(phase=UNSAVED))
         raise
     except Exception as error:
-        _report(epoch_row(phase=FAILED if is_final(error) else RETRIED))
+        _report(epoch_row(phase=_phase(error)))
         raise
+
+
+def _placed(options: RunOptions, place: Mapping[str, Any] | None) -> RunOptions:
+    """Return the options as the trial fits in the place that it got, and limit the process's memory there."""
+    if place is None:
+        return options
+    if place["device"] == "cuda":
+        from cass_tune.training.card_memory import cap_memory
+
+        cap_memory(place["cap"])
+    return replace(options, device=place["device"], activation_checkpointing=place["checkpointing"])
+
+
+def _phase(error: Exception) -> str:
+    """Return the phase of the row that tells of an error."""
+    from cass_tune.training.card_memory import is_out_of_memory
+    from cass_tune.trial import is_final
+
+    if is_final(error):
+        return FAILED
+    return OUT_OF_MEMORY if is_out_of_memory(error) else RETRIED
 
 
 trainable.__mixins__ = (_Signals,)

@@ -28,7 +28,7 @@ from cass_tune.runner.placing import Demand, Placing
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
 from cass_tune.runner.searcher import MOST_TRIALS, TrialSearcher
-from cass_tune.runner.trainable import HELD, LEFT, UNSAVED, trainable
+from cass_tune.runner.trainable import HELD, LEFT, OUT_OF_MEMORY, UNSAVED, trainable
 from cass_tune.storage import AnyPath, ObjectPath, StorageError, patience, write_text
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run_trials(
         results: root of all records; every node must see it.
         options: how a trial runs; `stop_file` is set here.
         study: names the folder of Ray's own records.
-        demand: what trials ask for.
+        demand: what trials ask for; told about those that ran out of memory.
         durations: how long they take; they learn from every epoch.
         events: told about every start, row and end.
         stop: a request to stop the study.
@@ -103,9 +103,7 @@ def run_trials(
     manager = PlaceManager()
     placing = Placing(trials.__getitem__, gate, demand, durations, manager)
     retries = Retries(results, options.max_failures)
-    watcher = _Watcher(
-        trials, results, events, retries, stop, stop_file, every(ask_every_s, over), gate.hold_back, placing.learn
-    )
+    watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over), gate, placing)
     chosen = {**asdict(options), "stop_file": str(stop_file)}
     tuner = tune.Tuner(
         trainable,
@@ -210,8 +208,8 @@ class _Watcher(Callback):
         stop: Stop,
         stop_file: AnyPath,
         over: Source,
-        hold_back: Callable[[Wanted], None],
-        learn: Callable[[Trial, dict[str, Any]], None],
+        gate: Gate,
+        placing: Placing,
     ) -> None:
         self._trials = trials
         self._results = results
@@ -220,8 +218,8 @@ class _Watcher(Callback):
         self._stop = stop
         self._stop_file = stop_file
         self._over = over
-        self._hold_back = hold_back
-        self._learn = learn
+        self._gate = gate
+        self._placing = placing
         self._deadline: float | None = None
         self._looked = 0.0
         self.has_ended = False
@@ -242,9 +240,9 @@ class _Watcher(Callback):
             if result["phase"] == UNSAVED:
                 self._end_unsaved(self._trials[trial])
             if result["phase"] == HELD:
-                self._hold_back(self._trials[trial])
+                self._gate.hold_back(self._trials[trial])
             self._retries.reported(trial, self._trials[trial], result["phase"])
-            self._learn(trial, result)
+            self._placing.learn(trial, result)
             with _unless_away():
                 self._events.row(str(self._trials[trial].digest), result)
 
@@ -256,6 +254,9 @@ class _Watcher(Callback):
         wanted = self._trials[trial]
         with _unless_away():
             why = self._retries.recovered(trial, wanted)
+            if why == OUT_OF_MEMORY:
+                self._placing.give_a_card(wanted)
+                why = "the GPU's memory was not enough; it is tried again alone on a card"
             self._events.left(str(wanted.digest), self._reason(wanted) if why in (HELD, LEFT) else why)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -16,6 +16,7 @@ from cass_tune.data.listing import Listing
 from cass_tune.data.loader import Batches, batch_bounds, normalise
 from cass_tune.data.splits import Parts
 from cass_tune.randomness import torch_seed
+from cass_tune.training.activation_checkpointing import set_checkpointing
 from cass_tune.training.loop import MeanLoss, Stepper
 from cass_tune.training.losses import class_weights, focal_loss
 from cass_tune.training.machine import Utilisation, peak_memory_gib
@@ -70,6 +71,7 @@ class Finetuning:
         batches: loader with the stream ``finetune/<arm>``.
         after_step: called between two steps and between two batches of an evaluation, when `state` may be asked for;
             what it raises ends the run.
+        checkpointing: compute activations again in the backward pass: the same numbers with less memory.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class Finetuning:
         parts: Parts,
         batches: Batches,
         after_step: Callable[[], None] = lambda: None,
+        *,
+        checkpointing: bool = False,
     ) -> None:
         config = trial.finetune
         self.rows: list[dict[str, Any]] = []
@@ -99,6 +103,8 @@ class Finetuning:
         weights = [self.class_weights[name] for name in listing.classes]
         self._class_weights = torch.tensor(weights, dtype=torch.float32, device=self._device)
         replace_head(model, len(listing.classes), torch_seed(trial.seed, f"finetune head/{arm}"))
+        set_checkpointing(model, enabled=checkpointing)
+        self._checkpointing = checkpointing
         self._normalisation = normalisation(model)
         self.best = Best()
         self._seed = trial.seed
@@ -114,6 +120,7 @@ class Finetuning:
             epoch_steps=len(batch_bounds(len(self._parts.labelled), self._config.batch_size, drop_last=False)),
             seed=self._seed,
             stream=f"finetune/{self.arm}",
+            checkpointing=self._checkpointing,
         )
 
     def _change(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from cass_tune.config import Finetune, Pretrain
 from cass_tune.randomness import torch_seed
+from cass_tune.training.activation_checkpointing import buffers_kept
 from cass_tune.training.precision import Precision
 from cass_tune.training.schedules import schedule_of, weight_decay_of
 from cass_tune.training.state import load_optimiser, optimiser_tensors
@@ -62,11 +64,20 @@ class Stepper:
         epoch_steps: steps of an epoch.
         seed: the trial's seed.
         stream: names the draws of dropout and drop path.
+        checkpointing: whether the networks compute activations again in the backward pass.
     """
 
     def __init__(
-        self, arms: Mapping[str, nn.Module], config: Pretrain | Finetune, *, epoch_steps: int, seed: int, stream: str
+        self,
+        arms: Mapping[str, nn.Module],
+        config: Pretrain | Finetune,
+        *,
+        epoch_steps: int,
+        seed: int,
+        stream: str,
+        checkpointing: bool = False,
     ) -> None:
+        self._recomputed = list(arms.values()) if checkpointing else []
         self._optimisers = [make_optimiser(model, config) for model in arms.values()]
         self._schedules = [schedule_of(config, arm, epoch_steps) for arm in arms]
         self._weight_decay = weight_decay_of(config, epoch_steps)
@@ -95,7 +106,8 @@ class Stepper:
         With fp16, an optimiser leaves a step out whose gradients are not finite, and the loss is scaled less from then
         on. Fused optimisers do so on the device, without waiting for it.
         """
-        self._scaler.scale(loss).backward()
+        with buffers_kept(self._recomputed) if self._recomputed else nullcontext():
+            self._scaler.scale(loss).backward()
         for optimiser in self._optimisers:
             if self._clip_norm:
                 self._scaler.unscale_(optimiser)

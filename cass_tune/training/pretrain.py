@@ -17,6 +17,7 @@ from cass_tune.errors import Collapsed
 from cass_tune.identity import why_apart
 from cass_tune.methods import Progress, method_class
 from cass_tune.randomness import torch_seed
+from cass_tune.training.activation_checkpointing import set_checkpointing
 from cass_tune.training.collapse import HealthMonitor
 from cass_tune.training.loop import MeanLoss, Stepper
 from cass_tune.training.machine import Utilisation, peak_memory_gib
@@ -61,6 +62,7 @@ class Pretraining:
         stop_on_collapse: raise `Collapsed` instead of warning.
         after_step: called between two steps, when `state` may be asked for; what it raises ends the run.
         monitor: called at the end of every epoch, when `state` may still be asked for.
+        checkpointing: compute activations again in the backward pass: the same numbers with less memory.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Pretraining:
         stop_on_collapse: bool = False,
         after_step: Callable[[], None] = lambda: None,
         monitor: Monitor | None = None,
+        checkpointing: bool = False,
     ) -> None:
         config = trial.pretrain
         self.rows: list[dict[str, Any]] = []
@@ -88,6 +91,7 @@ class Pretraining:
         self._precision = Precision(name=config.precision, device=self._device)
         for arm in ARMS:
             self._precision.arrange(arm, arms[arm])
+            set_checkpointing(arms[arm], enabled=checkpointing)  # before a method copies them
         torch.manual_seed(torch_seed(trial.seed, "method"))
         self.method = method_class(config.method)(trial, arms, batches.classes).to(self._device)
         self._normalisation = {arm: normalisation(arms[arm]) for arm in ARMS}
@@ -99,6 +103,7 @@ class Pretraining:
             epoch_steps=epoch_steps,
             seed=trial.seed,
             stream="pretrain",
+            checkpointing=checkpointing,
         )
         self._step = 0
         self._judged = 0

@@ -1,0 +1,161 @@
+"""How much memory of a card training steps take, and how many together do most work: measured, and remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cass_tune.identity import digest
+from cass_tune.pace import kind
+from cass_tune.results import Record, Results
+
+CONTEXT_GIB = 0.6
+"""What a process takes of a card beside torch's allocations: CUDA's context and the kernels that are loaded."""
+
+Shape = tuple[Any, ...]
+"""What the memory of a step depends on beside the batch size: phase, image size, networks, method, precision."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A kind of GPU.
+
+    Args:
+        name: torch's, for example ``NVIDIA H200``.
+        total_gib: its memory.
+    """
+
+    name: str
+    total_gib: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a probe has read of one kind of step.
+
+    Args:
+        shape: of the step.
+        batch_size: images per batch.
+        checkpointing: whether activations were computed again.
+        gib: most memory that was allocated at once, evaluation and optimiser included; None: more than there is.
+    """
+
+    shape: Shape
+    batch_size: int
+    checkpointing: bool
+    gib: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What is known of steps of one shape on a card.
+
+    Args:
+        card: which one; None: nothing is known.
+        gib: memory by images per batch; None: more than there is.
+        rates: images per second, of all together, by images per batch and number of trials on one card.
+    """
+
+    card: Card | None = None
+    gib: Mapping[int, float | None] = field(default_factory=dict)
+    rates: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+
+
+def shape(config: Mapping[str, Any], phase: str) -> Shape:
+    """Return the shape of a trial's steps.
+
+    Args:
+        config: the trial as JSON (`cass_tune.config.to_json`).
+        phase: ``pretrain``, or ``finetune_`` and the arm.
+    """
+    section = section_of(phase)
+    of_any_batch = {**config, section: {**config[section], "batch_size": None}}
+    precision = config[section].get("precision")
+    return (*kind(of_any_batch, phase), *(() if precision is None else (precision,)))
+
+
+def section_of(phase: str) -> str:
+    """Return the trial's section that describes a phase."""
+    return "pretrain" if phase == "pretrain" else "finetune"
+
+
+class Footprints:
+    """The measurements below a results root.
+
+    Args:
+        results: the root.
+    """
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._known: dict[str, Footprint] = {}
+
+    def of(self, card: str, of: Shape, *, checkpointing: bool) -> Footprint:
+        """Return what is known of steps of one shape.
+
+        Args:
+            card: name of a kind of card.
+            of: the shape.
+            checkpointing: whether activations are computed again.
+        """
+        key = _key(card, of, checkpointing)
+        if key not in self._known:
+            self._known[key] = _footprint(self._results.footprint(key))
+        return self._known[key]
+
+    def add(self, card: Card, readings: Iterable[Reading]) -> None:
+        """Remember readings; a later one of the same step takes the place of an earlier one.
+
+        Raises:
+            StorageError: it cannot be written; it is known for this process all the same.
+        """
+        for reading in readings:
+            self._change(
+                card, reading.shape, checkpointing=reading.checkpointing, gib={reading.batch_size: reading.gib}
+            )
+
+    def add_rates(
+        self, card: Card, of: Shape, batch_size: int, rates: Mapping[int, float], *, checkpointing: bool
+    ) -> None:
+        """Remember how fast trials together are.
+
+        Args:
+            card: on which they were.
+            of: shape of the steps.
+            batch_size: images per batch.
+            rates: images per second, of all together, by number of trials.
+            checkpointing: whether activations were computed again.
+
+        Raises:
+            StorageError: as for `add`.
+        """
+        self._change(card, of, checkpointing=checkpointing, rates={batch_size: dict(rates)})
+
+    def _change(
+        self,
+        card: Card,
+        of: Shape,
+        *,
+        checkpointing: bool,
+        gib: Mapping[int, float | None] | None = None,
+        rates: Mapping[int, Mapping[int, float]] | None = None,
+    ) -> None:
+        before, key = self.of(card.name, of, checkpointing=checkpointing), _key(card.name, of, checkpointing)
+        after = Footprint(card=card, gib={**before.gib, **(gib or {})}, rates={**before.rates, **(rates or {})})
+        self._known[key] = after
+        self._results.keep_footprint(key, {**asdict(after), "shape": list(of), "checkpointing": checkpointing})
+
+
+def _key(card: str, of: Shape, checkpointing: bool) -> str:
+    return digest({"card": card, "shape": list(of), "checkpointing": checkpointing})
+
+
+def _footprint(record: Record | None) -> Footprint:
+    if record is None:
+        return Footprint()
+    return Footprint(
+        card=Card(**record["card"]),
+        gib={int(batch): gib for batch, gib in record["gib"].items()},
+        rates={int(batch): {int(k): rate for k, rate in rates.items()} for batch, rates in record["rates"].items()},
+    )

@@ -1,0 +1,152 @@
+"""Measuring and sharing a card, by real Ray with a GPU that is only counted: the steps are taken on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from cass_tune import runner
+from cass_tune.config import Trial, to_json
+from cass_tune.execution import Execution
+from cass_tune.memory import Card, Reading, section_of, shape
+from cass_tune.probe import Measured
+from cass_tune.runner import probing, ray_session
+from cass_tune.runner.probing import Together, cards, probe_together, steps_per_second
+from cass_tune.trial import RunOptions
+from tests import small, tiny
+
+CARD = Card(name="NVIDIA Test", total_gib=16.0)
+
+
+def test_steps_per_second_counts_while_all_are_at_work() -> None:
+    assert steps_per_second([[0.0, 1.0, 2.0, 3.0]]) == 1.0
+    assert steps_per_second([[0.0, 1.0, 2.0, 3.0, 4.0], [1.0, 1.5, 2.0, 2.5, 3.0]]) == (2 + 4) / 2
+    assert steps_per_second([[0.0, 1.0], [2.0, 3.0]]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("echo 'NVIDIA H200'; echo 'NVIDIA H200'; echo 'NVIDIA T4'", ["NVIDIA H200", "NVIDIA H200", "NVIDIA T4"]),
+        ("echo 'no devices were found'; exit 6", []),
+        (None, []),
+    ],
+)
+def test_the_driver_names_the_cards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, expected: list[str]
+) -> None:
+    if script:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if script else str(tmp_path))
+    assert probing._card_names() == expected
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1")
+    with ray_session(None):
+        yield
+    ray.shutdown()
+
+
+def here() -> str:
+    return ray.get_runtime_context().get_node_id()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("session")
+class TestByRay:
+    """Two CPUs, and one GPU that is only counted."""
+
+    def test_a_machine_without_a_driver_names_no_card(self) -> None:
+        assert cards() == {}
+
+    def test_trials_together_are_measured_as_far_as_there_are_cpus(self) -> None:
+        kind = Together(trial=tiny.BASE, phase="pretrain", checkpointing=False, most=8)
+        options: dict[str, Any] = {"device": "cpu", "threads": 1, "workers": 0}
+        (rates,) = probe_together([kind], cpus=1.0, node=here(), limit_s=300, **options)
+        assert set(rates) in ({1}, {1, 2}) and all(rate > 0 for rate in rates.values())
+        if 2 in rates:
+            assert rates[2] >= 1.05 * rates[1]
+        assert ray.available_resources().get("GPU", 0) == 1 or ray.get(_is_free.remote(), timeout=30)
+
+    def test_without_time_nothing_is_measured(self) -> None:
+        kind = Together(trial=tiny.BASE, phase="pretrain", checkpointing=False, most=2)
+        assert probe_together([kind], cpus=1.0, node=here(), limit_s=0.5, device="cpu", threads=1, workers=0) == [{}]
+
+    def test_a_study_measures_then_shares_and_remembers(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = _on_a_card(monkeypatch, gib=3.0)
+        line = ["--probe-seconds", "300", "--pretrain.learning-rate", "0.001"]
+        assert small.run(*line, results=tmp_path) == 0
+        assert "NVIDIA Test: 2 trials, 2 at a time on one card" in capsys.readouterr().out
+        records = [json.loads(path.read_text()) for path in tmp_path.glob("cards/*.json")]
+        assert {record["shape"][0]: record["gib"] for record in records} == {
+            "pretrain": {"8": 3.0},
+            "finetune_cnn": {"8": 3.0},
+            "finetune_vit": {"8": 3.0},
+        }
+        assert {record["shape"][0]: record["rates"] for record in records if record["rates"]} == {
+            phase: {"8": {"1": 100.0, "2": 190.0}} for phase in ("pretrain", "finetune_vit")
+        }
+        assert asked == {"memory": 3, "together": 2}
+        assert small.run(*line, "--seeds", "1", results=tmp_path) == 0
+        assert asked == {"memory": 3, "together": 2}, "the second command has nothing to measure"
+        assert "NVIDIA Test: 2 trials, 2 at a time on one card" in capsys.readouterr().out
+
+    def test_a_batch_that_does_not_fit_is_refused_before_the_start(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _on_a_card(monkeypatch, gib=None)
+        line = ["--probe-seconds", "300", "--pretrain.learning-rate", "0.001"]
+        assert small.run(*line, results=tmp_path) == 2
+        err = " ".join(capsys.readouterr().err.split())
+        assert "--pretrain.batch-size 8 at 32 px does not fit on NVIDIA Test (16 GiB) with activation" in err
+        assert not list(tmp_path.glob("trials/*"))
+
+
+@ray.remote(num_gpus=1)
+def _is_free() -> bool:
+    return True
+
+
+def _on_a_card(monkeypatch: pytest.MonkeyPatch, gib: float | None) -> dict[str, int]:
+    """Let a study believe in a card on which every step takes so much memory; return what it asks to be measured."""
+    asked = {"memory": 0, "together": 0}
+
+    def probe_there(wanted: Sequence[tuple[Trial, str]], *, modes: Sequence[bool], **_: object) -> Measured:
+        readings = [
+            Reading(
+                shape=shape(to_json(trial), phase),
+                batch_size=getattr(trial, section_of(phase)).batch_size,
+                checkpointing=mode,
+                gib=gib,
+            )
+            for trial, phase in wanted
+            for mode in (modes[:1] if gib else modes)
+        ]
+        asked["memory"] += len(wanted)
+        return Measured(card=CARD, readings=readings)
+
+    def together(kinds: Sequence[Together], **_: object) -> list[dict[int, float]]:
+        asked["together"] += len(kinds)
+        return [{1: 100.0, 2: 190.0} for _ in kinds]
+
+    options = Execution._options
+
+    def on_cpu(self: Execution, device: str) -> RunOptions:
+        assert device == "cuda"
+        return options(self, "cpu")
+
+    monkeypatch.setattr(runner, "cards", lambda: {CARD.name: here()})
+    monkeypatch.setattr(runner, "probe_there", probe_there)
+    monkeypatch.setattr(runner, "probe_together", together)
+    monkeypatch.setattr(Execution, "_options", on_cpu)
+    return asked
