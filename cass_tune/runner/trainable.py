@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -87,6 +88,7 @@ def trainable(config: Mapping[str, Any]) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
     from cass_tune.trial import ANY_FAILURE, RunOptions, is_final, run_trial
 
+    _freeze_imports()
     run = config["run"]
     trial = from_json(json.dumps(run["trial"]))
     inputs = Inputs(**run["inputs"]) if run.get("inputs") else None
@@ -117,6 +119,12 @@ def trainable(config: Mapping[str, Any]) -> None:
     except Exception as error:
         _report(epoch_row(phase=FAILED if is_final(error) else RETRIED))
         raise
+
+
+def _freeze_imports() -> None:
+    """Leave what imports have made out of later collections of garbage: a trial begins with one, which took 0.3 s."""
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 trainable.__mixins__ = (_Signals,)
