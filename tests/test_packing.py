@@ -12,12 +12,10 @@ import ray
 
 from cass_tune import runner
 from cass_tune.config import Trial, to_json
-from cass_tune.execution import Execution
 from cass_tune.memory import Card, Reading, section_of, shape
 from cass_tune.probe import Measured
-from cass_tune.runner import probing, ray_session
+from cass_tune.runner import Demand, probing, ray_session
 from cass_tune.runner.probing import Together, cards, probe_together, steps_per_second
-from cass_tune.trial import RunOptions
 from tests import small, tiny
 
 CARD = Card(name="NVIDIA Test", total_gib=16.0)
@@ -139,14 +137,12 @@ def _on_a_card(monkeypatch: pytest.MonkeyPatch, gib: float | None) -> dict[str, 
         asked["together"] += len(kinds)
         return [{1: 100.0, 2: 190.0} for _ in kinds]
 
-    options = Execution._options
-
-    def on_cpu(self: Execution, device: str) -> RunOptions:
+    def on_cpu(*, device: str, **given: Any) -> Demand:
         assert device == "cuda"
-        return options(self, "cpu")
+        return Demand(device="cpu", **given)
 
     monkeypatch.setattr(runner, "cards", lambda: {CARD.name: here()})
     monkeypatch.setattr(runner, "probe_there", probe_there)
     monkeypatch.setattr(runner, "probe_together", together)
-    monkeypatch.setattr(Execution, "_options", on_cpu)
+    monkeypatch.setattr(runner, "Demand", on_cpu)
     return asked
