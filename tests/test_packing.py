@@ -18,6 +18,7 @@ from cass_tune.runner import Demand, probing, ray_session
 from cass_tune.runner.probing import Together, cards, probe_together, steps_per_second
 from tests import small, tiny
 
+SHORT = ("--pretrain.epochs", "1", "--finetune.epochs", "1")
 CARD = Card(name="NVIDIA Test", total_gib=16.0)
 
 
@@ -82,18 +83,18 @@ class TestByRay:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked = _on_a_card(monkeypatch, gib=3.0)
-        line = ["--probe-seconds", "300", "--pretrain.learning-rate", "0.001"]
+        line = ["--probe-seconds", "300", "--pretrain.learning-rate", "0.001", *SHORT]
         assert small.run(*line, results=tmp_path) == 0
         assert "NVIDIA Test: 2 trials, 2 at a time on one card" in capsys.readouterr().out
         records = [json.loads(path.read_text()) for path in tmp_path.glob("cards/*.json")]
         assert {record["shape"][0]: record["gib"] for record in records} == {
             "pretrain": {"8": 3.0},
-            "finetune_cnn": {"8": 3.0},
-            "finetune_vit": {"8": 3.0},
+            "finetune_cnn": {"16": 3.0},
+            "finetune_vit": {"16": 3.0},
         }
-        assert {record["shape"][0]: record["rates"] for record in records if record["rates"]} == {
-            phase: {"8": {"1": 100.0, "2": 190.0}} for phase in ("pretrain", "finetune_vit")
-        }
+        rates = {record["shape"][0]: record["rates"] for record in records if record["rates"]}
+        together = {"1": 100.0, "2": 190.0}
+        assert rates == {"pretrain": {"8": together}, "finetune_vit": {"16": together}}
         assert asked == {"memory": 3, "together": 2}
         assert small.run(*line, "--seeds", "1", results=tmp_path) == 0
         assert asked == {"memory": 3, "together": 2}, "the second command has nothing to measure"
@@ -103,7 +104,7 @@ class TestByRay:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         _on_a_card(monkeypatch, gib=None)
-        line = ["--probe-seconds", "300", "--pretrain.learning-rate", "0.001"]
+        line = ["--probe-seconds", "300", "--pretrain.learning-rate", "0.001", *SHORT]
         assert small.run(*line, results=tmp_path) == 2
         err = " ".join(capsys.readouterr().err.split())
         assert "--pretrain.batch-size 8 at 32 px does not fit on NVIDIA Test (16 GiB) with activation" in err
