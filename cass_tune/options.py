@@ -53,8 +53,8 @@ class Settings:
     """That of both phases, where they have none of their own (`--pretrain.precision`, `--finetune.precision`); `auto`
     becomes, before anything runs, bf16 or else fp16 where every GPU for the trials has it, and fp32 otherwise."""
     gpus_per_trial: float | Literal["auto"] = "auto"
-    """GPUs of one trial: a fraction of at most 1, or a whole number; auto is 0 on cpu, and on cuda the fraction that does
-    most work per second: 1 until that is measured."""
+    """GPUs of one trial: a fraction of at most 1, or a whole number; auto is 0 on cpu, and on cuda the fraction that
+    does most work per second: 1 until that is measured."""
     cpus_per_trial: int = 1
     """CPUs that Ray sets aside for one trial."""
     threads: int = 1
