@@ -30,7 +30,8 @@ def rates_table(epochs: pd.DataFrame) -> pd.DataFrame:
         One row per trial that has rows: digest, `RATES` and `LOADS`, NaN where no row tells it.
     """
     known = epochs.loc[epochs["images_per_second"] > 0]
-    means = known.groupby(["digest", "phase"], observed=True)["images_per_second"].agg(harmonic_mean)
+    rates = known.groupby(["digest", "phase"], observed=True)["images_per_second"]
+    means = rates.agg(lambda values: harmonic_mean(values.tolist()))
     table = means.unstack().reindex(columns=list(_PHASES.values()))
     table.columns = RATES
     loads = _loads(epochs)
