@@ -9,11 +9,8 @@ from typing import Any
 
 import pytest
 
-from cass_tune.config import Trial
 from cass_tune.devices import Gpu
 from cass_tune.errors import UsageError
-from cass_tune.identity import Inputs
-from cass_tune.plan import Wanted
 from cass_tune.results import Results
 from cass_tune.runner import devices, gpus_of, nodes, ray_session
 from tests import sights, small
@@ -102,15 +99,6 @@ def test_a_node_with_other_data_or_none_is_refused_by_name(
     (error,) = capsys.readouterr().err.splitlines()
     assert error.startswith(f"error: Node {socket.gethostname()} (") and said in error
     assert not list(tmp_path.glob("trials/*"))
-
-
-def test_a_node_that_could_run_no_trial_is_not_asked_for_the_data(cluster: Any) -> None:
-    with ray_session(cluster.address):
-        wanted = [Wanted(trial=Trial(), name="", inputs=Inputs(data="other", cnn="random", vit="random"), digest="0")]
-        with pytest.raises(UsageError) as raised:
-            nodes.check_inputs(wanted, {"cpu": 1.0, "gpu": 0.5})
-        assert len(raised.value.problems) == 6  # images and the weights of both arms, on both nodes
-        nodes.check_inputs(wanted, {"cpu": 1.0, "gpu": 2.0})
 
 
 def test_a_question_that_fails_on_a_node_is_an_error_that_names_it(cluster: Any) -> None:

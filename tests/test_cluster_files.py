@@ -170,7 +170,9 @@ def _log(tmp_path: Path) -> list[str]:
     return (tmp_path / "log").read_text().splitlines()
 
 
-@pytest.mark.parametrize(("code", "requeued"), [("0", False), ("1", False), ("2", False), ("75", True), ("143", True)])
+@pytest.mark.parametrize(
+    ("code", "requeued"), [("0", False), ("1", False), ("2", False), ("70", False), ("75", True), ("143", True)]
+)
 def test_the_batch_script_runs_the_study_on_its_nodes(tmp_path: Path, code: str, requeued: bool) -> None:
     assert _submitted(tmp_path, code).wait(timeout=60) == (0 if requeued else int(code))
     log, port = _log(tmp_path), 20000 + os.getpid() % 10000

@@ -168,6 +168,15 @@ def test_images_per_second_are_those_of_the_training_alone(root: Root) -> None:
     assert any("evaluations not counted" in " ".join(note.split()) for note in sheet.notes)
 
 
+def test_images_per_second_of_phases_of_one_epoch(root: Root) -> None:
+    root.plan(TRIALS)
+    for number, trial in enumerate(EIGHT):
+        finish(root, trial, 6, 6, 7)
+        root.compute(trial, "finetune_cnn", [1], images_per_second=[100.0 + number])
+    rates = rates_table(load_epochs(root.study)).set_index("digest")
+    assert sorted(rates["cnn_images_per_second"]) == [100, 101, 102]
+
+
 def test_memory_and_utilisation_of_a_trial(root: Root) -> None:
     root.plan(TRIALS)
     for number, trial in enumerate(EIGHT):
