@@ -16,7 +16,7 @@ CPU = "cpu"
 GRANULE = 1e-4
 """Smallest part of a resource that Ray knows."""
 
-GAIN = 0.8
+GAIN = 0.9
 """A trial waits for a faster card only when it will have ended in this part of the time."""
 
 Job = TypeVar("Job")

@@ -159,8 +159,8 @@ def play(grid: Grid, nodes: Sequence[Node], share: float = 1.0) -> tuple[float, 
 def bound(grid: Grid, runs: Sequence[Run], speeds: Sequence[float]) -> float:
     """Return a makespan that no schedule is below in which each pretraining is run through on one card.
 
-    All that was computed takes at least as long as all cards together need. And on whichever cards pretrainings run, the
-    last one is followed by a finetuning.
+    All that was computed takes at least as long as all cards together need. And on whichever cards pretrainings run,
+    the last one is followed by a finetuning.
     """
     total = sum((run.end_s - run.start_s) * grid.speeds[run.place.group.kind] for run in runs) / sum(speeds)
     parts = grid.shared_s()
