@@ -16,6 +16,9 @@ CPU = "cpu"
 GRANULE = 1e-4
 """Smallest part of a resource that Ray knows."""
 
+GAIN = 0.9
+"""A trial waits for a faster card only when it will have ended in this part of the time."""
+
 Job = TypeVar("Job")
 
 
@@ -135,28 +138,30 @@ class Placement(Generic[Job]):
         waiting: Iterable[Job],
         nodes: Sequence[Node],
         busy: Sequence[Busy],
-        is_ready: Callable[[Job], bool] = lambda job: True,
+        is_ready: Callable[[Job, list[Job]], bool] = lambda job, ahead: True,
     ) -> tuple[Job, Place] | None:
         """Return a trial that starts now and its place, or None.
 
         The first trial in order gets the free place where it will have ended first. It waits, and lets others go first,
-        only when it will have ended earlier on a faster card that becomes free soon.
+        only when it will have ended much earlier (`GAIN`) on a faster card that becomes free soon.
 
         Args:
             waiting: trials, the most urgent first.
             nodes: machines that are there.
             busy: places that are taken.
-            is_ready: whether a trial can start; asked only where a place is free for it.
+            is_ready: whether a trial can start, given those that wait for a faster card, as if they were running; asked
+                only where a place is free for it.
         """
-        busy = list(busy)
+        busy, ahead = list(busy), list[Job]()
         for job in waiting:
             times = self._times(job, nodes)
             offer = min(self._offers(job, nodes, busy, times), key=_Offer.rank, default=None)
-            if offer is None or not is_ready(job):
+            if offer is None or not is_ready(job, ahead):
                 continue
             sooner = self._successor(busy, offer.place, times)
             if sooner is None:
                 return job, offer.place
+            ahead.append(job)
             number, done_s = sooner
             busy[number] = replace(busy[number], left_s=done_s)
         return None
@@ -177,7 +182,7 @@ class Placement(Generic[Job]):
             if item.left_s is not None and item.place.group.kind in times and item.place.gpus >= free.gpus
         ]
         number, done_s = min(ends, key=lambda end: end[1], default=(0, math.inf))
-        return (number, done_s) if done_s < times[free.group.kind] else None
+        return (number, done_s) if done_s < GAIN * times[free.group.kind] else None
 
     def _offers(
         self, job: Job, nodes: Sequence[Node], busy: Sequence[Busy], times: dict[str, float]

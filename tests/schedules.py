@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -121,9 +120,9 @@ def play(grid: Grid, nodes: Sequence[Node], share: float = 1.0) -> tuple[float, 
         live.remove(run)
         done.append(run)
 
-    def is_ready(item: Wanted) -> bool:
-        lacks = grid.missing(item)[1]
-        return not any(grid.missing(run.item)[1] and set(grid.missing(run.item)[1]) & set(lacks) for run in live)
+    def is_ready(item: Wanted, ahead: list[Wanted]) -> bool:
+        lacks = set(grid.missing(item)[1])
+        return all(lacks.isdisjoint(grid.missing(other)[1]) for other in (*(run.item for run in live), *ahead))
 
     def start(item: Wanted, place: Place) -> None:
         speed = grid.speeds[place.group.kind]
@@ -160,30 +159,26 @@ def play(grid: Grid, nodes: Sequence[Node], share: float = 1.0) -> tuple[float, 
 def bound(grid: Grid, runs: Sequence[Run], speeds: Sequence[float]) -> float:
     """Return a makespan that no schedule is below in which each pretraining is run through on one card.
 
-    All that was computed takes at least as long as all cards together need. And wherever the longest pretrainings run,
-    those on cards of one speed take at least as long as these need, and then comes a finetuning.
+    All that was computed takes at least as long as all cards together need. And on whichever cards pretrainings run,
+    the last one is followed by a finetuning.
     """
     total = sum((run.end_s - run.start_s) * grid.speeds[run.place.group.kind] for run in runs) / sum(speeds)
     parts = grid.shared_s()
     trunks = [parts[stage] for stage in {item.segments[0].stage for item in grid.items}]
     after = max(parts[str(item.digest)] for item in grid.items) / max(speeds)
-    kinds = Counter(speeds)
-    ways = itertools.product(kinds, repeat=len(trunks))
-    return max(total, min(_pretraining(trunks, way, kinds) for way in ways) + after)
+    ways = itertools.product(range(len(speeds)), repeat=len(trunks))
+    return max(total, min(_last_end(trunks, way, speeds) for way in ways) + after)
 
 
-def _pretraining(lengths: Sequence[float], way: Sequence[float], cards: Mapping[float, int]) -> float:
-    """Return when the last pretraining can have ended, at the earliest, with each on a card of the speed given."""
-    by_speed = {speed: [n for n, where in zip(lengths, way, strict=True) if where == speed] for speed in cards}
-    return max(max(max(own), sum(own) / cards[speed]) / speed for speed, own in by_speed.items() if own)
+def _last_end(lengths: Sequence[float], way: Sequence[int], speeds: Sequence[float]) -> float:
+    """Return when the last trial has ended, with each on the card given."""
+    loads = [0.0] * len(speeds)
+    for length, number in zip(lengths, way, strict=True):
+        loads[number] += length / speeds[number]
+    return max(loads)
 
 
 def best(lengths: Sequence[float], speeds: Sequence[float]) -> float:
     """Return the least makespan of independent trials by trying every assignment."""
-    found = float("inf")
-    for assignment in itertools.product(range(len(speeds)), repeat=len(lengths)):
-        loads = [0.0] * len(speeds)
-        for length, number in zip(lengths, assignment, strict=True):
-            loads[number] += length / speeds[number]
-        found = min(found, max(loads))
-    return found
+    ways = itertools.product(range(len(speeds)), repeat=len(lengths))
+    return min(_last_end(lengths, way, speeds) for way in ways)

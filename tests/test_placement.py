@@ -111,6 +111,22 @@ class TestKinds:
         chosen = placement.choose(["long", "short"], nodes, [Busy(place=fast, left_s=left_s)])
         assert chosen is not None and (chosen[0], chosen[1].group.kind) == (started, "slow")
 
+    def test_what_needs_the_work_of_one_that_waits_does_not_start_before(self) -> None:
+        """Otherwise a short trial would compute on a slow card what the long one was to compute on the fast one."""
+        times = {"fast": 10.0, "slow": 30.0}
+        placement = Placement[str](lambda job, kind: 1.0, 1, lambda job, kind: times[kind])
+        nodes = [node("a", kind="slow"), node("b", kind="fast")]
+        (fast,) = fill(of(1.0), [nodes[1]], 1)
+        asked: dict[str, list[str]] = {}
+
+        def is_ready(job: str, ahead: list[str]) -> bool:
+            asked[job] = list(ahead)
+            return "first" not in ahead
+
+        busy = [Busy(place=fast, left_s=5.0)]
+        assert placement.choose(["first", "second"], nodes, busy, is_ready) is None
+        assert asked == {"first": [], "second": ["first"]}
+
     def test_equal_cards_never_idle_while_a_trial_waits(self) -> None:
         placement = Placement[str](lambda job, kind: 1.0, 1, lambda job, kind: 10.0)
         nodes = [node("a"), node("b")]
@@ -126,9 +142,9 @@ class TestKinds:
         asked: list[int] = []
         full = fill(of(1.0), [node()], 1)
         busy = [Busy(place=place) for place in full]
-        assert of(1.0).choose(range(3), [node()], busy, lambda job: not asked.append(job)) is None
+        assert of(1.0).choose(range(3), [node()], busy, lambda job, ahead: not asked.append(job)) is None
         assert asked == []
-        chosen = of(1.0).choose(range(3), [node()], [], lambda job: asked.append(job) or job == 1)
+        chosen = of(1.0).choose(range(3), [node()], [], lambda job, ahead: asked.append(job) or job == 1)
         assert chosen is not None and chosen[0] == 1
         assert asked == [0, 1]
 
@@ -171,6 +187,7 @@ def test_small_cases_against_every_assignment() -> None:
     [
         ({"X": 1}, {"X": 1.0}),
         ({"X": 3}, {"X": 1.0}),
+        ({"X": 2, "Y": 2}, {"X": 1.0, "Y": 2.0}),
         ({"X": 2, "Y": 2}, {"X": 1.0, "Y": 3.0}),
         ({"X": 4, "Y": 1}, {"X": 1.0, "Y": 2.5}),
         ({"X": 4, "Y": 4}, {"X": 1.0, "Y": 2.0}),
@@ -187,7 +204,8 @@ def test_the_grid_is_within_five_percent_of_the_bound(
     makespan, runs = play(grid, nodes)
     assert len(runs) == 27
     least = bound(grid, runs, [speeds[kind] for kind, number in cards.items() for _ in range(number)])
-    assert 1 - 1e-9 <= makespan / least <= 1.05
+    most = {"cosine": 1.05, "wsd": 1.06}[schedule]  # the bound knows nothing of the forks of a trunk
+    assert 1 - 1e-9 <= makespan / least <= most
 
 
 def test_a_table_of_one_seed_is_complete_early_and_the_last_chain_late_no_more_than_needed() -> None:

@@ -116,7 +116,11 @@ class Placing:
         running = [self._of(trial) for trial in live]
         trials = {str(self._of(trial).digest): trial for trial in self._in_order(waiting, running, present)}
         items = [self._of(trial) for trial in trials.values()]
-        chosen = self._placement.choose(items, present, self._busy(live), lambda item: self._is_ready(item, running))
+
+        def is_ready(item: Wanted, ahead: list[Wanted]) -> bool:
+            return self._is_ready(item, [*running, *ahead])
+
+        chosen = self._placement.choose(items, present, self._busy(live), is_ready)
         if chosen is None:
             return None
         item, place = chosen
