@@ -200,7 +200,8 @@ class _Arms:
 
     def __call__(self, trial: Trial, arm: str) -> nn.Module:
         pretrain, data = trial.pretrain, trial.data
-        key = (arm, getattr(pretrain, arm), data.image_size_px, pretrain.embedding_dim, data.normalisation)
+        laid_out = (pretrain.precision, trial.finetune.precision)  # it may change how their tensors lie in memory
+        key = (arm, getattr(pretrain, arm), data.image_size_px, pretrain.embedding_dim, data.normalisation, *laid_out)
         if key not in self._built:
             for oldest in list(self._built)[: -len(ARMS) + 1]:
                 del self._built[oldest]

@@ -86,6 +86,9 @@ class Method(nn.Module):
     def loss(self, views: Sequence[View], labels: Tensor, progress: Progress) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Return the loss to minimise, and outputs of each arm by which collapse is judged, shape (batch, any).
 
+        In bf16 and fp16 it runs under torch's autocast: what is computed of the networks' outputs goes through
+        `cass_tune.training.precision.in_float32`.
+
         Args:
             views: as `views` made them.
             labels: int64, shape (batch,): positions in `classes`.

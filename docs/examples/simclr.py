@@ -6,7 +6,7 @@ from torch import nn
 
 from cass_tune.config import ARMS
 from cass_tune.data.augmentation import augment
-from cass_tune.methods import Method
+from cass_tune.methods import Method, in_float32
 from cass_tune.training.models import feature_width, features
 
 
@@ -27,4 +27,4 @@ class SimCLR(Method):
 
     def loss(self, views, labels, progress):
         outputs = {arm: [self.heads[arm](features(self.arms[arm], view[arm])) for view in views] for arm in ARMS}
-        return sum(self.nt_xent(*outputs[arm]) for arm in ARMS), {arm: outputs[arm][0] for arm in ARMS}
+        return sum(in_float32(self.nt_xent)(*outputs[arm]) for arm in ARMS), {arm: outputs[arm][0] for arm in ARMS}
