@@ -50,8 +50,8 @@ class Settings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device of every trial; auto takes a GPU where there is one."""
     gpus_per_trial: float | Literal["auto"] = "auto"
-    """GPUs of one trial: a fraction of at most 1, or a whole number; auto is 0 on cpu, and on cuda the fraction that does
-    most work per second: 1 until that is measured."""
+    """GPUs of one trial: a fraction of at most 1, or a whole number; auto is 0 on cpu, and on cuda the fraction that
+    does most work per second: 1 until that is measured."""
     cpus_per_trial: int = 1
     """CPUs that Ray sets aside for one trial."""
     threads: int = 1

@@ -140,7 +140,7 @@ class TestTheCap:
         ("config", "fraction", "checkpointing"),
         [
             ({"run": {"fits": {"NVIDIA Test": {"share": 0.5, "cap": 0.5, "checkpointing": True}}}}, 0.47, True),
-            ({"run": {"fits": {"NVIDIA Other": {"share": 0.5, "cap": 0.5, "checkpointing": True}}}}, 1.0, False),
+            ({"run": {"fits": {"NVIDIA Other": {"share": 0.5, "cap": 0.5, "checkpointing": True}}}}, 0.22, False),
             (
                 {
                     "run": {"fits": {"NVIDIA Test": {"share": 0.5, "cap": 0.5, "checkpointing": False}}},
@@ -149,14 +149,20 @@ class TestTheCap:
                 1.0,
                 True,
             ),
-            ({"run": {}}, 1.0, False),
+            ({"run": {}}, 0.22, False),
         ],
     )
     def test_a_trial_runs_as_it_fits_on_the_card_that_it_got(
-        self, fractions: list[float], config: Mapping[str, Any], fraction: float, checkpointing: bool
+        self,
+        fractions: list[float],
+        monkeypatch: pytest.MonkeyPatch,
+        config: Mapping[str, Any],
+        fraction: float,
+        checkpointing: bool,
     ) -> None:
-        """A process that is used again has the next trial's cap."""
+        """A process that is used again has the next trial's cap; without a fit it has the part that Ray gave it."""
         module = importlib.import_module("cass_tune.runner.trainable")
+        monkeypatch.setattr(module, "_assigned_gpus", lambda: 0.25)
         options = module._fitted(RunOptions(device="cuda"), config)
         assert options.activation_checkpointing is checkpointing
         assert fractions == [pytest.approx(fraction)]

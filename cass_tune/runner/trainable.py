@@ -132,8 +132,13 @@ def _fitted(options: RunOptions, config: Mapping[str, Any]) -> RunOptions:
         from cass_tune.training.card_memory import cap_memory, card
 
         fit = fit or config["run"].get("fits", {}).get(card().name)
-        cap_memory(fit["cap"] if fit else 1.0)
+        cap_memory(fit["cap"] if fit else min(1.0, _assigned_gpus()))
     return replace(options, activation_checkpointing=fit["checkpointing"]) if fit else options
+
+
+def _assigned_gpus() -> float:
+    """Return how many GPUs, or which part of one, Ray has given to this trial."""
+    return ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)
 
 
 def _phase(error: Exception) -> str:
