@@ -142,21 +142,21 @@ class TestTheCap:
             ({"device": "cuda", "share": 0.5, "cap": 0.5, "checkpointing": True}, [0.47], True),
             ({"device": "cuda", "share": 1.0, "cap": 1.0, "checkpointing": False}, [1.0], False),
             ({"device": "cpu", "share": 0.5, "cap": 0.5, "checkpointing": True}, [], True),
-            (None, [], False),
+            (None, [0.22], False),
         ],
     )
     def test_a_trial_runs_as_it_fits_in_the_place_that_it_got(
         self,
         fractions: list[float],
+        monkeypatch: pytest.MonkeyPatch,
         place: Mapping[str, Any] | None,
         fractions_set: list[float],
         checkpointing: bool,
     ) -> None:
-        """A process that is used again has the next trial's cap."""
+        """A process that is used again has the next trial's cap; without a fit it has the part that Ray gave it."""
         module = importlib.import_module("cass_tune.runner.trainable")
+        monkeypatch.setattr(module, "_assigned_gpus", lambda: 0.25)
         options = module._placed(RunOptions(device="cuda"), place)
-        assert (options.device, options.activation_checkpointing) == (
-            (place or {}).get("device", "cuda"),
-            checkpointing,
-        )
+        assert options.device == (place or {}).get("device", "cuda")
+        assert options.activation_checkpointing is checkpointing
         assert fractions == pytest.approx(fractions_set)

@@ -128,14 +128,22 @@ def trainable(config: Mapping[str, Any]) -> None:
 
 
 def _placed(options: RunOptions, place: Mapping[str, Any] | None) -> RunOptions:
-    """Return the options as the trial fits in the place that it got, and limit the process's memory there."""
-    if place is None:
-        return options
-    if place["device"] == "cuda":
+    """Return the options as the trial fits in the place that it got, and limit the process's memory there.
+
+    Without a place, in a Tuner of the user's own, the limit is the part of a GPU that Ray gave it.
+    """
+    if place is not None:
+        options = replace(options, device=place["device"], activation_checkpointing=place["checkpointing"])
+    if options.device == "cuda":
         from cass_tune.training.card_memory import cap_memory
 
-        cap_memory(place["cap"])
-    return replace(options, device=place["device"], activation_checkpointing=place["checkpointing"])
+        cap_memory(place["cap"] if place is not None else min(1.0, _assigned_gpus()))
+    return options
+
+
+def _assigned_gpus() -> float:
+    """Return how many GPUs, or which part of one, Ray has given to this trial."""
+    return ray.get_runtime_context().get_assigned_resources().get("GPU", 1.0)
 
 
 def _phase(error: Exception) -> str:
