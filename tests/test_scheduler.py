@@ -161,8 +161,6 @@ def test_trials_start_in_order_and_no_more_than_there_is_room_for(tmp_path: Path
 def test_the_next_trial_gets_the_process_of_the_one_that_has_ended(tmp_path: Path) -> None:
     """Though the trials are all known, and none is staged, which Ray Tune takes for a reason to end it."""
     run(tmp_path, StudyScheduler(Recorder(lambda number, live: True)), 6)
-    starts = [at(tmp_path, f"started-{number}") for number in range(6)]
-    assert starts == sorted(starts)
     processes = {(tmp_path / "marks" / f"process-{number}").read_text() for number in range(6)}
     assert len(processes) == 2
 
