@@ -38,7 +38,7 @@ def attempts(root: Path) -> list[Record]:
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     """Two CPUs and one GPU, which two trials may share."""
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1")
+    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1")
     with ray_session(None):
         yield
     ray.shutdown()
