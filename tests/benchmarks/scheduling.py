@@ -25,7 +25,7 @@ from typing import Any
 from cass_tune.config import Trial, to_json, with_field
 from cass_tune.pace import kind
 from cass_tune.plan import Wanted, grid, resolve
-from cass_tune.runner.session import quiet
+from cass_tune.runner import session
 from cass_tune.sharing import in_order
 from tests.grids import INPUTS
 from tests.schedules import SECONDS_PER_IMAGE, Grid, bound
@@ -73,7 +73,8 @@ def measure(cluster: Any, folder: Path, seconds: float, *, knows_speeds: bool, l
     assert {slept.name for slept in attempts if slept.end} == {item.name for item in items}
     makespan = max(slept.end or 0.0 for slept in attempts) - started
     whole = (sum(reference.shared_s().values()) * scale - killed_s * SPEEDS["spot"]) / sum(_speeds())
-    least = max(whole, bound(reference, [], _speeds()) * scale if not killed_s else 0.0)
+    ever = [*_speeds(), *([SPEEDS["spot"]] if killed_s else [])]
+    least = max(whole, bound(reference, [], ever) * scale)
     cut_off = sum(slept.end is None for slept in attempts)
     print(f"  {makespan:.1f} s, at least {least:.1f} s: {makespan / least:.3f} of that; {cut_off} attempts cut off")
     return makespan / least
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=180.0, help="least time of one run, about")
     seconds = parser.parse_args(argv).seconds
-    quiet()
+    session.quiet()
     import ray
     from ray.cluster_utils import Cluster
 
@@ -104,6 +105,7 @@ def main(argv: list[str] | None = None) -> int:
             num_cpus=count, num_gpus=count, resources={f"accelerator_type:{name}": 1}, object_store_memory=STORE
         )
     ray.init(address=cluster.address, log_to_driver=False)
+    session._quieten()  # a machine that is lost brings pages of its log
     print(f"load average at the start: {os.getloadavg()[0]:.1f}")
     ratios = []
     try:
