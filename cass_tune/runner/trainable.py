@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -160,6 +161,7 @@ def _freeze_imports() -> None:
     """Leave what imports have made out of later collections of garbage: a trial begins with one, which took 0.3 s."""
     if not gc.get_freeze_count():
         gc.freeze()
+        atexit.register(gc.unfreeze)  # or extension modules complain, at the end, of what is not freed
 
 
 trainable.__mixins__ = (_Signals,)
