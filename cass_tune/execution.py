@@ -373,7 +373,7 @@ class Execution:
 
     def _measure(
         self, run: _Run, device: str, probe: Callable[..., Measured], fitter: Fitter, card: str | None = None
-    ) -> None:
+    ) -> Mapping[Kind, float]:
         """Measure what is not known of the trials yet, and say what they will take; a failure is only said.
 
         Args:
@@ -382,10 +382,14 @@ class Execution:
             probe: `cass_tune.probe.probe`, here or where trials run.
             fitter: says of which steps the memory is not known.
             card: kind of GPU on which it measures.
+
+        Returns:
+            Seconds per image and network, by kind of step, as far as they were measured.
         """
         assumed, run.estimator.device = run.estimator.device, device
+        per_image: Mapping[Kind, float] = {}
         if not run.missing:
-            return
+            return per_image
         unknown = run.estimator.unknown_kinds(run.missing, run.own)
         unknown |= _unknown_memory(run.missing, fitter, card) if card else {}
         is_probed = bool(unknown and self.settings.probe_seconds)
@@ -397,13 +401,15 @@ class Execution:
             except Exception as error:  # trials can run without it
                 self.console.say(f"probe: {type(error).__name__}: {error}")
             else:
-                run.estimator.measured(found.per_image, f"by a probe of {duration(found.took_s)}")
+                per_image = found.per_image
+                run.estimator.measured(per_image, f"by a probe of {duration(found.took_s)}")
                 if found.card:
                     with suppress(StorageError):  # known to this process all the same
                         fitter.footprints.add(found.card, found.readings)
                 self.console.say(*(f"probe: {text}" for text in found.problems))
         if is_probed or device != assumed:
             self.console.say(*time_lines(run.estimator.times(run.missing, run.own), self.settings.price))
+        return per_image
 
     def _tidy_after(self, missing: Sequence[Wanted], late: Sequence[Wanted] = ()) -> Callable[[str], object]:
         """Return what makes room after each trial, where only unfinished ones keep their pretrainings."""
@@ -559,8 +565,11 @@ class Execution:
             share = self.settings.gpus_per_trial
             fitter = Fitter(Footprints(self.results), share, self.settings.activation_checkpointing)
             cards = runner.cards() if device == "cuda" else {}
+            names = runner.kinds_of(cards)
             for card, node in cards.items() or [(None, None)]:
-                self._measure(run, device, self._probe(device, resources, node), fitter, card)
+                per_image = self._measure(run, device, self._probe(device, resources, node), fitter, card)
+                for kind_of_card in (each for each, name in names.items() if name == card):
+                    run.durations.measured(kind_of_card, per_image)
             self._refuse_too_large(run.missing, fitter, list(cards))
             self._measure_together(run, fitter, cards)
             self._say_shares(run.missing, fitter, list(cards))
@@ -571,7 +580,7 @@ class Execution:
                 device=device,
                 probed={str(item.digest) for item in run.late},
                 alone=fitter.alone,
-                names=runner.kinds_of(cards),
+                names=names,
             )
             with run.progress.shown():
                 self._rounds(run, demand, self._options(device))

@@ -12,7 +12,9 @@ import ray
 
 from cass_tune import runner
 from cass_tune.config import Trial, to_json
+from cass_tune.durations import Durations
 from cass_tune.memory import Card, Reading, section_of, shape
+from cass_tune.pace import kind
 from cass_tune.probe import Measured
 from cass_tune.runner import Demand, probing, ray_session
 from cass_tune.runner.probing import Together, cards, probe_together, steps_per_second
@@ -82,6 +84,8 @@ class TestByRay:
     def test_a_study_measures_then_shares_and_remembers(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        speeds: list[tuple[str, int]] = []
+        monkeypatch.setattr(Durations, "measured", lambda _, card, found: speeds.append((card, len(found))))
         asked = _on_a_card(monkeypatch, gib=3.0)
         line = ["--pretrain.learning-rate", "0.001", *SHORT]
         assert small.run(*line, "--probe-seconds", "300", results=tmp_path) == 0
@@ -96,6 +100,7 @@ class TestByRay:
         together = {"1": 100.0, "2": 190.0}
         assert rates == {"pretrain": {"8": together}, "finetune_vit": {"16": together}}
         assert asked == {"memory": 3, "together": 2}
+        assert speeds == [("", 3)], "of the kind of card as Ray names it, which it does not here"
         assert small.run(*line, "--seeds", "1", "--probe-seconds", "0", results=tmp_path) == 0
         assert asked == {"memory": 3, "together": 2}
         assert "NVIDIA Test: 2 trials, 2 at a time on one card" in capsys.readouterr().out
@@ -132,7 +137,8 @@ def _on_a_card(monkeypatch: pytest.MonkeyPatch, gib: float | None) -> dict[str, 
             for mode in (modes[:1] if gib else modes)
         ]
         asked["memory"] += len(wanted)
-        return Measured(card=CARD, readings=readings)
+        per_image = {kind(to_json(trial), phase): 0.01 for trial, phase in wanted}
+        return Measured(card=CARD, readings=readings, per_image=per_image)
 
     def together(kinds: Sequence[Together], **_: object) -> list[dict[int, float]]:
         asked["together"] += len(kinds)
