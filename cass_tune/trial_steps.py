@@ -85,6 +85,7 @@ def _result(attempt: Attempt, source: Pretrained | None, finetuning: FinetuneSte
         "results_version": RESULTS_VERSION,
         "attempt": attempt.name,
         "seed": attempt.trial.seed,
+        "task": attempt.listing.task,
         "classes": list(attempt.listing.classes),
         "class_weights": finetuning.done[ARMS[0]]["class_weights"],
         "stage": source.record if source else None,
@@ -103,7 +104,10 @@ def _result(attempt: Attempt, source: Pretrained | None, finetuning: FinetuneSte
 
 
 def _write_predictions(attempt: Attempt, finetuning: FinetuneSteps, parts: Parts) -> None:
-    """Write one row per arm and image of every part evaluated: any metric later, without a GPU."""
+    """Write one row per arm and image of every part evaluated: any metric later, without a GPU.
+
+    The label is the class of the image, or in a multi-label set the list of its labels.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in ("arm", "split", "image", "group", "label", "outputs")}
     for arm, name in itertools.product(ARMS, finetuning.evaluated):
         rows = finetuning.outputs[f"{arm}/{name}"].tolist()
@@ -112,7 +116,8 @@ def _write_predictions(attempt: Attempt, finetuning: FinetuneSteps, parts: Parts
             values = (arm, name, item.path, item.group, item.label, outputs)
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
-    outputs = pa.array(columns.pop("outputs"), pa.list_(pa.float32()))
-    table = pa.table(columns).append_column("outputs", outputs)
+    kind = pa.string() if attempt.listing.task == "multi-class" else pa.list_(pa.string())
+    outputs = pa.array(columns["outputs"], pa.list_(pa.float32()))
+    table = pa.table({**columns, "label": pa.array(columns["label"], kind), "outputs": outputs})
     with whole_file(attempt.folder.predictions) as temporary:
         pq.write_table(table, temporary)
