@@ -18,7 +18,7 @@ from analysis.figures import ARM_NAMES, PAGE_IN, new_figure, shortened
 from analysis.frames import Values, once, records, where
 from analysis.predictions import MULTI_LABEL, load_predictions, outputs
 from cass_tune.config import ARMS
-from cass_tune.data import phantom
+from cass_tune.data import medmnist, phantom
 from cass_tune.data.decode import decode_rgb
 from cass_tune.results import StudyFolder
 
@@ -104,6 +104,9 @@ def _open(data_name: str, data_root: str | None, path: str, label: str) -> Image
         return fromarray(phantom.draw(path, label))
     if not data_root:
         raise ValueError("the trial names no folder of images")
+    if data_name.startswith(medmnist.PREFIX):
+        file = Path(data_root).expanduser() / f"{data_name.removeprefix(medmnist.PREFIX)}.npz"
+        return medmnist.open_image(file, path)
     return decode_rgb(Path(data_root).expanduser() / path)
 
 

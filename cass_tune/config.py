@@ -97,7 +97,8 @@ class Data(Section):
     """Which images, how large, and which part of them is used."""
 
     name: str = "phantom"
-    """A catalogued set (phantom, brain_mri), `folder` or `csv` for your own, or a function of yours as module:name."""
+    """A catalogued set (phantom, brain_mri, isic2019, dermofit, autoimmune, medmnist:NAME), `folder` or `csv` for your
+    own, or a function of yours as module:name."""
     root: str | None = field(default=None, metadata=_PLACE)
     """Folder of the images (not needed for phantom)."""
     table: str = field(default="labels.csv", metadata=_PLACE)

@@ -94,7 +94,7 @@ def _across_parts(sets: Sequence[Sequence[Item]]) -> str:
     shown = listed([f"{one.path} = {other.path}" for one, other in pairs], limit=_SHOWN, separator="; ")
     return (
         f"{counted(len(pairs), 'set')} of identical files in more than one part, so that a test may know an image from "
-        f"training: {shown}. They are kept as the set has them."
+        f"training: {shown}. They are kept as the set has them, unless --data.leaks drop leaves them out of training."
     )
 
 
