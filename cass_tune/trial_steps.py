@@ -18,7 +18,7 @@ from cass_tune.attempt import Attempt
 from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import ARMS
 from cass_tune.data.pixels import load_pixels
-from cass_tune.data.splits import Parts, check_batch, split
+from cass_tune.data.splits import Parts, check_batch, split, split_digest, split_record
 from cass_tune.finetune_steps import FinetuneSteps
 from cass_tune.identity import RESULTS_VERSION
 from cass_tune.pretrain_steps import Pretrained, pretrained, start_of
@@ -46,6 +46,9 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
     attempt.store(lambda: attempt.folder.write_environment(attempt.environment_record(attempt.devices)))
     parts = split(attempt.listing, attempt.trial.data, attempt.trial.seed)
     check_batch(attempt.trial, len(parts.pretrain))
+    record = split_record(attempt.listing, parts, attempt.trial.data)
+    digest = split_digest(record)
+    attempt.store(lambda: attempt.results.keep_split(digest, record))
     for text in parts.warnings + attempt.listing.warnings:
         logger.warning(text)
     pixels = load_pixels(attempt.listing, attempt.trial.data.image_size_px, attempt.check_stop)
@@ -60,7 +63,7 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
     yield from finetuning.run(checkpoints, start, parts, pixels)
     attempt.store(lambda: _write_predictions(attempt, finetuning, parts))
     attempt.store(lambda: attempt.folder.write_environment(attempt.environment_record(attempt.devices)))
-    result = _result(attempt, source, finetuning, parts)
+    result = {**_result(attempt, source, finetuning, parts), "split": digest}
     attempt.lease.check()
     write = attempt.folder.finish if attempt.options.test else attempt.folder.leave_untested
     patiently(lambda: write(result), attempt.check_stop)

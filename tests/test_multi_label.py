@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,8 @@ def test_the_whole_trial_and_its_analyses(tmp_path: Path, monkeypatch: pytest.Mo
     folder = Results(results).trial(digest)
     result = folder.result()
     assert result is not None and result["task"] == "multi-label" and result["classes"] == ["dark", "red", "tall"]
+    kept = json.loads(small.local(Results(results).split(result["split"])).read_text())
+    assert len(kept["parts"]["test"]) == 16 and sum(len(part) for part in kept["parts"].values()) == 48
     for arm in ("cnn", "vit"):
         tested = result["arms"][arm]["test"]
         assert len(tested["auroc_by_class"]) == 3 and 0 <= tested["mean_average_precision"] <= 1

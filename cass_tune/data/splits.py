@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cass_tune.config import Data, Trial
 from cass_tune.data.listing import Listing
@@ -205,6 +208,31 @@ def _raised(labels: Sequence[str], data: Data) -> Iterator[str]:
     if labels:
         fraction = f"--data.label-fraction {data.label_fraction:g}"
         yield f"{fraction} is under half an image; took one of: {', '.join(labels)}."
+
+
+def split_record(listing: Listing, parts: Parts, data: Data) -> dict[str, Any]:
+    """Return which image is in which part, whatever a trial's seed and label fraction.
+
+    Args:
+        listing: the set.
+        parts: of a trial.
+        data: its options.
+    """
+    training, _ = training_and_validation(listing, data)
+    members = {"training": training, "validation": parts.validation, "test": parts.test}
+    names = ("validation_fraction", "test_fraction", "split_seed", "folds", "fold", "leaks")
+    return {
+        "data": listing.name,
+        "fingerprint": listing.fingerprint,
+        "options": {name: getattr(data, name) for name in names},
+        "parts": {name: [listing.items[i].path for i in positions] for name, positions in members.items()},
+    }
+
+
+def split_digest(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what is in a `split_record` of images and parts, 64 hexadecimal digits."""
+    kept = {name: record[name] for name in ("fingerprint", "parts")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def check_batch(trial: Trial, pretrain_images: int) -> None:

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from cass_tune.config import Data
 from cass_tune.data.listing import Listing
 from cass_tune.data.phantom import phantom_listing
-from cass_tune.data.splits import Parts, check_batch, fraction_of, hold_out, split, training_and_validation
+from cass_tune.data.splits import (
+    Parts,
+    check_batch,
+    fraction_of,
+    hold_out,
+    split,
+    split_digest,
+    split_record,
+    training_and_validation,
+)
 from cass_tune.errors import UsageError
 from tests import tiny
 
@@ -230,7 +239,9 @@ def test_folds_share_out_the_training_part(listing: Listing) -> None:
 def test_folds_take_in_a_validation_part_of_the_set() -> None:
     listing = tiny.listing({"train": {"a": 6, "b": 6}, "val": {"a": 2, "b": 2}, "test": {"a": 1, "b": 1}})
     held = [split(listing, Data(folds=4, fold=fold), 0).validation for fold in range(1, 5)]
-    assert sorted(sum(held, ())) == sorted([*listing.of_split("train"), *listing.of_split("val")])
+    assert sorted(position for part in held for position in part) == sorted(
+        [*listing.of_split("train"), *listing.of_split("val")]
+    )
 
 
 def test_a_class_that_lies_in_one_fold_alone_is_an_error() -> None:
@@ -250,3 +261,13 @@ def test_leaks_are_dropped_from_training_alone() -> None:
     assert (kept.validation, kept.test) == (dropped.validation, dropped.test)
     assert kept.warnings == () and "leaves out 2 training images" in dropped.warnings[0]
     assert split(UNEVEN, Data(leaks="drop"), 0) == split(UNEVEN, Data(), 0)
+
+
+def test_the_record_of_a_split_is_that_of_its_parts() -> None:
+    some = Data(label_fraction=0.1, pretrain_fraction=0.5)
+    record = split_record(UNEVEN, split(UNEVEN, some, 3), some)
+    assert sorted(path for part in record["parts"].values() for path in part) == [item.path for item in UNEVEN.items]
+    assert split_digest(record) == split_digest(split_record(UNEVEN, split(UNEVEN, Data(), 0), Data()))
+    other = Data(split_seed=1)
+    assert split_digest(record) != split_digest(split_record(UNEVEN, split(UNEVEN, other, 0), other))
+    assert record["options"]["split_seed"] == 0 and record["fingerprint"] == UNEVEN.fingerprint
