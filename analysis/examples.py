@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,9 +16,9 @@ from scipy.special import expit
 
 from analysis.figures import ARM_NAMES, PAGE_IN, new_figure, shortened
 from analysis.frames import Values, once, records, where
-from analysis.predictions import load_predictions, outputs
+from analysis.predictions import MULTI_LABEL, load_predictions, outputs
 from cass_tune.config import ARMS
-from cass_tune.data import phantom
+from cass_tune.data import medmnist, phantom
 from cass_tune.data.decode import decode_rgb
 from cass_tune.results import StudyFolder
 
@@ -34,7 +35,8 @@ COLUMNS = ("arm", "series", "seed", "trial_id", "is_right", "image", "true", "pr
 CAPTION = (
     "Test images of {cell}: for each arm the {each} of which it is most sure and right (left), and the {each} of which "
     "it is most sure and wrong (right). Above each stands the predicted class with its probability (the sigmoid of "
-    "its output, for each class is a problem of its own), below a wrong one its true class."
+    "its output, for each class is a problem of its own), below a wrong one its true class. Of several labels, all are "
+    "shown, with the probability of the least sure yes or no."
 )
 
 
@@ -63,13 +65,20 @@ def examples(study: StudyFolder, series: pd.DataFrame) -> pd.DataFrame:
 
 def _surest(predictions: pd.DataFrame) -> pd.DataFrame:
     found = predictions.rename(columns={"label": "true"})
-    found["probability"] = expit(outputs(predictions).max(axis=1))
+    found["probability"] = _sureness(predictions)
     found["is_right"] = found["true"] == found["predicted"]
     order = found.dropna(subset="probability").sort_values(
         ["arm", "is_right", "probability", "image"], ascending=[True, False, False, True]
     )
     order = once(order, ["arm", "is_right", "group"])  # identical files are one group
     return order.groupby(["arm", "is_right"], sort=False, observed=True).head(EACH).reset_index(drop=True)
+
+
+def _sureness(predictions: pd.DataFrame) -> np.ndarray:
+    """Return the probability of the predicted class, or of several labels that of the least sure yes or no."""
+    logits = outputs(predictions)
+    is_several = (predictions["task"] == MULTI_LABEL).to_numpy()
+    return expit(np.where(is_several, np.abs(logits).min(axis=1), logits.max(axis=1)))
 
 
 def read_images(record: pd.DataFrame, data_name: str, data_root: str | None) -> dict[str, Image] | None:
@@ -95,6 +104,9 @@ def _open(data_name: str, data_root: str | None, path: str, label: str) -> Image
         return fromarray(phantom.draw(path, label))
     if not data_root:
         raise ValueError("the trial names no folder of images")
+    if data_name.startswith(medmnist.PREFIX):
+        file = Path(data_root).expanduser() / f"{data_name.removeprefix(medmnist.PREFIX)}.npz"
+        return medmnist.open_image(file, path)
     return decode_rgb(Path(data_root).expanduser() / path)
 
 
@@ -121,10 +133,15 @@ def examples_figure(record: pd.DataFrame, images: Mapping[str, Image], title: st
     return figure
 
 
+def _name(text: str, length: int | None = None) -> str:
+    """Return a class, or several labels, as it is shown."""
+    return shortened(text or "no label", *([] if length is None else [length]))
+
+
 def _image(panel: Axes, example: Values, image: Image) -> None:
     panel.imshow(pad(image, (_SIZE_PX, _SIZE_PX)), cmap="gray")
-    text = f"{shortened(example['predicted'])}\n{example['probability']:.2f}"
+    text = f"{_name(example['predicted'])}\n{example['probability']:.2f}"
     panel.text(0.5, 1.02, text, transform=panel.transAxes, ha="center", va="bottom", fontsize=7)
     if not example["is_right"]:
-        text = f"is {shortened(example['true'], _SHORT)}"
+        text = f"is {_name(example['true'], _SHORT)}"
         panel.text(0.5, -0.02, text, transform=panel.transAxes, ha="center", va="top", fontsize=7)

@@ -11,6 +11,7 @@ from analysis.cells import columns, estimate_of
 from analysis.format import p_text, setting, short_name
 from analysis.frames import Values, grouped, records
 from analysis.groups import control_axes
+from analysis.predictions import predicted_labels, true_labels
 from analysis.resampling import REPLICATES, bootstrap, mcnemar
 from analysis.results import column
 from analysis.statistics import holm
@@ -19,8 +20,8 @@ EXPLANATION = (
     "One row per trained network. macro-F1 [...]: the two-sided 95 % percentile interval of a bootstrap over the test"
     " images, or over patients (lesions) where the data group images: how much this one network's score depends on"
     " which images were tested, not on the seed. only model, only control: images that only this network, or only the"
-    " control of the same seed, has right; p: exact McNemar test, two-sided, that both are equally often right,"
-    " corrected for all rows (Holm). It takes images as independent."
+    " control of the same seed, has right (all their labels, where there are several); p: exact McNemar test,"
+    " two-sided, that both are equally often right, corrected for all rows (Holm). It takes images as independent."
 )
 """What the columns stand for."""
 
@@ -86,28 +87,34 @@ def _control(controls: dict[tuple[object, ...], list[Values]], row: Values, shar
 
 
 def _by_network(predictions: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """Return the test images of every network, with positions of classes, by trial and arm."""
-    tested = predictions.loc[predictions["split"] == "test", ["digest", "arm", "image", "group", "label", "predicted"]]
-    numbered = tested.assign(**{name: tested[name].cat.codes.to_numpy(np.int64) for name in ("label", "predicted")})
-    return {(str(digest), str(arm)): rows for (digest, arm), rows in numbered.groupby(["digest", "arm"], observed=True)}
+    """Return the test images of every network, by trial and arm."""
+    tested = predictions.loc[predictions["split"] == "test"]
+    return {(str(digest), str(arm)): rows for (digest, arm), rows in tested.groupby(["digest", "arm"], observed=True)}
 
 
 def _alone(rows: pd.DataFrame, seed: int, replicates: int) -> Values:
     groups = rows["group"].tolist()
-    labels, predicted = rows["label"].to_numpy(), rows["predicted"].to_numpy()
-    found = bootstrap(labels, predicted, groups, seed=seed, replicates=replicates)
+    found = bootstrap(true_labels(rows), predicted_labels(rows), groups, seed=seed, replicates=replicates)
     return {**columns("macro_f1", found), "unit": "images" if found.n == len(rows) else "groups"}
 
 
 def _against(rows: pd.DataFrame, control: pd.DataFrame | None, control_id: str | None) -> Values:
     """Return the comparison with the control on the images that both saw under the same label."""
-    both = None if control is None else rows.merge(control, on=["image", "label"], suffixes=("", "_of_control"))
-    if both is None or both.empty:
+    if control is None:
+        return {"p": np.nan}
+    both = _coded(rows).merge(_coded(control), on=["image", "label"], suffixes=("", "_of_control"))
+    if both.empty:
         return {"p": np.nan}
     labels, first, second = (both[name].to_numpy() for name in ("label", "predicted", "predicted_of_control"))
     only_model, only_control, p = mcnemar(labels, first, second)
     counts = dict(zip(_COUNTS, (len(both), only_model, only_control), strict=True))
     return {"control_id": control_id, **counts, "p": p}
+
+
+def _coded(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return numbers for labels and predictions: equal where all labels of an image are the same."""
+    codes = {name: rows[name].cat.codes.to_numpy(np.int64) for name in ("label", "predicted")}
+    return rows[["image"]].assign(**codes)
 
 
 def comparison_rows(table: pd.DataFrame, axes: Sequence[str]) -> list[list[str]]:

@@ -13,15 +13,15 @@ from analysis.cells import columns, estimate_of, place, trial_ids
 from analysis.format import listing, setting, short_name
 from analysis.frames import Values, by, first, records
 from analysis.methods import METHOD
-from analysis.predictions import class_names, outputs
+from analysis.predictions import class_names, outputs, true_labels
 from analysis.results import column
 from analysis.statistics import summarise
 
 MEASURES = ("precision", "recall", "f1", "auroc")
 EXPLANATION = (
-    "Each class against the rest, by the highest output; AUROC by the class's own output. images: of the class in the"
-    " test part. F1's mean over the classes is macro-F1. - where nothing defines it: precision of a class that no image"
-    " was taken for, AUROC without images of the class."
+    "Each class against the rest, by the highest output (each of several labels by its own, above a half); AUROC by the"
+    " class's own output. images: of the class in the test part. F1's mean over the classes is macro-F1. - where"
+    " nothing defines it: precision of a class that no image was taken for, AUROC without images of the class."
 )
 """What the columns stand for."""
 
@@ -30,13 +30,15 @@ def class_scores(labels: np.ndarray, outputs: np.ndarray) -> dict[str, np.ndarra
     """Return the `MEASURES` of every class, and its number of images as ``support``; NaN where undefined.
 
     Args:
-        labels: int64 positions of classes, shape (images,).
+        labels: int64 positions of classes, shape (images,), or of several labels 1 for every one that an image has,
+            shape (images, classes).
         outputs: float, a network's logits, shape (images, classes).
     """
-    classes = np.arange(outputs.shape[1])
-    predicted, undefined = outputs.argmax(axis=1), cast(Any, np.nan)  # scikit-learn's own types are too narrow
+    classes, undefined = np.arange(outputs.shape[1]), cast(Any, np.nan)  # scikit-learn's own types are too narrow
+    is_several = labels.ndim == 2
+    predicted = (outputs > 0).astype(np.int64) if is_several else outputs.argmax(axis=1)
     found = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=undefined)
-    one_hot = labels[:, None] == classes
+    one_hot = labels == 1 if is_several else labels[:, None] == classes
     defined = one_hot.any(axis=0) & ~one_hot.all(axis=0)
     auroc = np.full(len(classes), np.nan)
     if defined.any():
@@ -78,7 +80,8 @@ def _scores(tested: pd.DataFrame) -> Iterator[Values]:
         own = np.flatnonzero(~np.isnan(logits).all(axis=0))  # a trial need not have the classes of all
         if not len(own) or not np.isfinite(logits[:, own]).all():
             continue
-        labels = np.searchsorted(own, rows["label"].cat.codes.to_numpy())
+        known = true_labels(rows)
+        labels = known[:, own] if known.ndim == 2 else np.searchsorted(own, known)
         scores = class_scores(labels, logits[:, own])
         for number, name in enumerate(names[own].tolist()):
             values = {measure: scores[measure][number] for measure in ("support", *MEASURES)}

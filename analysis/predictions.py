@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from cass_tune.errors import Damaged
 
 OUTPUT = "logit_"
 """Before the name of a class in a column."""
+TASKS = ("multi-class", "multi-label")
+MULTI_LABEL = TASKS[1]
+SEPARATOR = "|"
+"""Between the labels of an image."""
 
 _NO_POSITIONS = np.zeros(0, dtype=np.intp)
 _TEXTS = ("arm", "split", "image", "group")
 _TEXT_SCHEMA = pa.schema([(name, pa.string()) for name in _TEXTS])
-COLUMNS = ("digest", "trial_id", "name", "seed", *_TEXTS, "label", "predicted")
+COLUMNS = ("digest", "trial_id", "name", "seed", *_TEXTS, "task", "label", "predicted")
 """The columns before those of the outputs."""
 
 
@@ -35,10 +40,12 @@ def load_predictions(
         leave_out_damaged: take a trial whose predictions are damaged for one without any.
 
     Returns:
-        digest, trial_id, name, arm and split as categories; seed as Int64; image and group (patient or lesion, the
-        image itself where there is none) as text; label and predicted (the class of the highest output) as categories
-        whose order is that of the classes (`class_names`); and ``logit_<class>``, the network's outputs before the
-        sigmoid, float32, NaN for a class that a trial did not have. A trial without predictions has no row.
+        digest, trial_id, name, arm, split and task (``multi-class``, ``multi-label``) as categories; seed as Int64;
+        image and group (patient or lesion, the image itself where there is none) as text; label and predicted as
+        categories, which begin with the classes in their order (`class_names`): the class, and that of the highest
+        output; or of several labels the names of all with ``|`` between, and of those whose sigmoid exceeds a half; and
+        ``logit_<class>``, the network's outputs before the sigmoid, float32, NaN for a class that a trial did not have.
+        A trial without predictions has no row.
 
     Raises:
         UsageError: as in `analysis.results.load`; or predictions are damaged, unless they are left out.
@@ -52,8 +59,8 @@ def load_predictions(
     columns = {
         **naming(opened, np.concatenate([_NO_POSITIONS, *positions])),
         **{name: _texts(parts, name) for name in _TEXTS},
-        "label": _categories([part.labels for part in parts], parts, classes),
-        "predicted": _categories([part.outputs.argmax(axis=1) for part in parts], parts, classes),
+        "task": pd.Categorical([task for part in parts for task in [part.task] * len(part.labels)], TASKS),
+        **_labels(parts, classes),
         **{f"{OUTPUT}{name}": _output(parts, name) for name in classes},
     }
     return pd.DataFrame(columns)
@@ -65,7 +72,7 @@ def class_names(predictions: pd.DataFrame) -> list[str]:
     Args:
         predictions: of `load_predictions`, or some of its rows.
     """
-    return predictions["label"].cat.categories.tolist()
+    return [name.removeprefix(OUTPUT) for name in predictions if str(name).startswith(OUTPUT)]
 
 
 def outputs(predictions: pd.DataFrame) -> np.ndarray:
@@ -76,6 +83,29 @@ def outputs(predictions: pd.DataFrame) -> np.ndarray:
     return predictions[[f"{OUTPUT}{name}" for name in class_names(predictions)]].to_numpy(np.float32)
 
 
+def true_labels(rows: pd.DataFrame) -> np.ndarray:
+    """Return the labels of one trial's rows as numbers.
+
+    Returns:
+        int64 positions in `class_names`, shape (rows,); or of several labels 1 for every one that an image has, shape
+        (rows, classes).
+    """
+    return _numbers(rows, "label")
+
+
+def predicted_labels(rows: pd.DataFrame) -> np.ndarray:
+    """Return what an arm of one trial predicts, in the form of `true_labels`."""
+    return _numbers(rows, "predicted")
+
+
+def _numbers(rows: pd.DataFrame, column: str) -> np.ndarray:
+    if MULTI_LABEL not in rows["task"].tolist():
+        return rows[column].cat.codes.to_numpy(np.int64)
+    names, texts = class_names(rows), rows[column].cat.categories
+    known = np.array([[name in text.split(SEPARATOR) for name in names] for text in texts], dtype=np.int64)
+    return known[rows[column].cat.codes.to_numpy(np.intp)]
+
+
 @dataclass(frozen=True)
 class _Part:
     """The predictions of one trial.
@@ -84,14 +114,18 @@ class _Part:
         number: of the trial.
         table: the file's columns but the outputs.
         classes: in the order of the outputs.
-        labels: positions of the classes, shape (rows,).
+        task: what is asked about each image.
+        labels: names of the classes, or of several labels with ``|`` between, shape (rows,).
+        predicted: the same of what the outputs say.
         outputs: float32, shape (rows, classes).
     """
 
     number: int
     table: pa.Table
     classes: Sequence[str]
-    labels: np.ndarray
+    task: str
+    labels: Sequence[str]
+    predicted: Sequence[str]
     outputs: np.ndarray
 
 
@@ -103,16 +137,30 @@ def _read(opened: Opened, number: int) -> _Part | None:
     classes = result["classes"]
     try:
         table = pq.read_table(pa.BufferReader(folder.predictions.read_bytes())).combine_chunks()
-        labels = pd.Index(classes).get_indexer(table["label"].to_pandas())
-        if (labels < 0).any():
+        labels = table["label"].to_pylist()
+        task = MULTI_LABEL if pa.types.is_list(table.schema.field("label").type) else TASKS[0]
+        given = {name for label in labels for name in (label if task == MULTI_LABEL else [label])}
+        if not given <= set(classes):
             raise ValueError(f"a label is none of the classes {', '.join(classes)}")
         flat = table["outputs"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        outputs = flat.reshape(len(labels), len(classes))
+        if task == MULTI_LABEL:
+            labels = [SEPARATOR.join(label) for label in labels]
+            predicted = [SEPARATOR.join(itertools.compress(classes, row)) for row in (outputs > 0).tolist()]
+        else:
+            predicted = [classes[position] for position in outputs.argmax(axis=1).tolist()]
         return _Part(
-            number, table.select(_TEXTS).cast(_TEXT_SCHEMA), classes, labels, flat.reshape(len(labels), len(classes))
+            number=number,
+            table=table.select(_TEXTS).cast(_TEXT_SCHEMA),
+            classes=classes,
+            task=task,
+            labels=labels,
+            predicted=predicted,
+            outputs=outputs,
         )
     except FileNotFoundError:
         return None
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise Damaged(
             f"{folder.predictions} is damaged: {error}. Delete it to go on without this trial's predictions, or "
             "compute the study again with --redo all."
@@ -131,12 +179,14 @@ def _texts(parts: Sequence[_Part], name: str) -> pd.Series:
     return series.astype("category") if name in ("arm", "split") else series
 
 
-def _categories(positions: Sequence[np.ndarray], parts: Sequence[_Part], classes: Sequence[str]) -> pd.Categorical:
-    """Return positions within each trial's classes as classes of all trials."""
-    of_trial = [pd.Index(classes).get_indexer(pd.Index(part.classes)) for part in parts]
-    codes = [index[position] for index, position in zip(of_trial, positions, strict=True)]
-    categories = pd.Index(classes, dtype="str")
-    return pd.Categorical.from_codes(np.concatenate([_NO_POSITIONS, *codes]), categories)
+def _labels(parts: Sequence[_Part], classes: Sequence[str]) -> dict[str, pd.Categorical]:
+    """Return labels and predictions as categories: the classes first, then what images of several labels have."""
+    given = {
+        "label": [text for part in parts for text in part.labels],
+        "predicted": [text for part in parts for text in part.predicted],
+    }
+    categories = pd.Index(dict.fromkeys([*classes, *given["label"], *given["predicted"]]), dtype="str")
+    return {name: pd.Categorical(texts, categories) for name, texts in given.items()}
 
 
 def _output(parts: Sequence[_Part], name: str) -> np.ndarray:

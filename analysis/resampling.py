@@ -45,22 +45,49 @@ def macro_f1(matrices: np.ndarray) -> np.ndarray:
     return np.sum(2 * hits / np.where(there, either, 1), axis=-1) / there.sum(axis=-1)
 
 
+def _label_counts(labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return of every group and label the images that have it and are given it, and how often either is so.
+
+    Args:
+        labels: 0 or 1, shape (images, labels).
+        predictions: the same.
+        groups: number of each image's group, from 0, shape (images,).
+
+    Returns:
+        int64, shape (groups, labels, 2).
+    """
+    found = np.zeros((int(groups.max()) + 1, labels.shape[1], 2), dtype=np.int64)
+    np.add.at(found, groups, np.stack([labels & predictions, labels + predictions], axis=-1))
+    return found
+
+
+def macro_f1_of_labels(counts: np.ndarray) -> np.ndarray:
+    """Return the mean over labels of F1; a label that no image has or is given is left out.
+
+    Args:
+        counts: images with a label that are given it, and images with it plus images given it, shape (..., labels, 2).
+    """
+    hits, either = counts[..., 0], counts[..., 1]
+    there = either > 0
+    return np.sum(2 * hits / np.where(there, either, 1), axis=-1) / np.maximum(there.sum(axis=-1), 1)
+
+
 def bootstrap(
     labels: np.ndarray,
     predictions: np.ndarray,
     groups: Sequence[object] | None = None,
     *,
-    score: Score = macro_f1,
+    score: Score | None = None,
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> Estimate:
     """Return a score of one model with its percentile interval over test images (Efron 1979).
 
     Args:
-        labels: int64, shape (images,), at least one.
-        predictions: int64, shape (images,).
+        labels: int64 positions of classes, shape (images,), at least one; or 0 and 1, shape (images, labels).
+        predictions: the same.
         groups: patient (or lesion) of every image: whole groups are drawn; by default every image is its own.
-        score: of confusion matrices.
+        score: of confusion matrices; macro-F1 by default, also of several labels.
         seed: of the draws.
         replicates: how many draws.
 
@@ -69,7 +96,9 @@ def bootstrap(
         where there is one group.
     """
     keys = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups, str), return_inverse=True)[1]
-    matrices = _confusions(labels, predictions, keys)
+    is_several = labels.ndim == 2
+    score = score or (macro_f1_of_labels if is_several else macro_f1)
+    matrices = (_label_counts if is_several else _confusions)(labels, predictions, keys)
     found = float(score(matrices.sum(axis=0, keepdims=True))[0])
     if len(matrices) < 2:
         return Estimate(found, np.nan, np.nan, len(matrices))

@@ -100,7 +100,8 @@ class Data(Section):
     """Which images, how large, and which part of them is used."""
 
     name: str = "phantom"
-    """A catalogued set (phantom, brain_mri), `folder` or `csv` for your own, or a function of yours as module:name."""
+    """A catalogued set (phantom, brain_mri, isic2019, dermofit, autoimmune, medmnist:NAME), `folder` or `csv` for your
+    own, or a function of yours as module:name."""
     root: str | None = field(default=None, metadata=_PLACE)
     """Folder of the images (not needed for phantom)."""
     table: str = field(default="labels.csv", metadata=_PLACE)
@@ -109,6 +110,9 @@ class Data(Section):
     """For `csv`: the column of image paths, relative to the root."""
     label_column: str = field(default="label", metadata=_PLACE)
     """For `csv`: the column of class names."""
+    label_columns: str = field(default="", metadata=_PLACE)
+    """For `csv` with several labels for each image: their columns of 0 and 1, with commas between, in the place of
+    `label_column`."""
     split_column: str = field(default="split", metadata=_PLACE)
     """For `csv`: the column that says train, val or test; without it a test part is drawn."""
     group_column: str = field(default="group", metadata=_PLACE)
@@ -127,6 +131,14 @@ class Data(Section):
     """Share of all images held out for testing where the set brings no test part of its own."""
     split_seed: int = 0
     """Seed of the validation (and test) split, the same for every trial of a study."""
+    folds: int = _later(0)
+    """Folds that the training part is cut into, of which `fold` is the validation part; 0: none (one split by
+    `validation_fraction`, or the validation part that the set brings)."""
+    fold: int = _later(1)
+    """Which of the `folds` is the validation part, from 1."""
+    leaks: Literal["keep", "drop"] = _later("keep")
+    """Training images of a group (patient, identical files) that lies in another part, too: `keep` them, as the set has
+    them, or `drop` them."""
     normalisation: Literal["imagenet", "model"] = _later("imagenet")
     """Mean and std of the images: `imagenet`: ImageNet's for both arms (published); `model`: for each arm those of its
     timm configuration."""
@@ -149,10 +161,20 @@ class Data(Section):
             self._fraction("validation_fraction", below_one=True),
             self._fraction("test_fraction", below_one=True),
             self._at_least("split_seed", 0),
+            self._at_least("folds", 0) or self._at_least("fold", 1) or self._folds_rule(),
+            self._one_of("leaks", ("keep", "drop")),
             self._one_of("normalisation", ("imagenet", "model")),
             self._not_negative("augmentation_strength") or self._strength_rule(),
             self._one_of("pipeline", ("torchvision-1", "opencv-1", "device-1")),
         ]
+
+    def _folds_rule(self) -> str:
+        folds, fold = (flag(type(self), name) for name in ("folds", "fold"))
+        if self.folds == 1:
+            return f"{folds} must be 0 (none) or at least 2, but got 1."
+        if self.fold > max(1, self.folds):
+            return f"{fold} must be one of the {self.folds} of {folds}, counted from 1, but got {self.fold}."
+        return ""
 
     def _strength_rule(self) -> str:
         label, most = flag(type(self), "augmentation_strength"), 4

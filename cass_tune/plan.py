@@ -279,6 +279,7 @@ def describe_data(listing: Listing) -> dict[str, Any]:
     return {
         "name": listing.name,
         "fingerprint": listing.fingerprint,
+        "task": listing.task,
         "classes": list(listing.classes),
         "counts": listing.counts(),
         "bad_images": listing.bad_images,

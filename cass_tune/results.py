@@ -523,7 +523,7 @@ class Results:
     def studies(self) -> Iterable[StudyFolder]:
         """Yield the folder of every study that was asked for here."""
         for folder in sorted(self.root.glob("*")):
-            if folder.name not in ("stages", "trials", "ray", "cards"):
+            if folder.name not in ("stages", "trials", "splits", "ray", "cards"):
                 yield from (StudyFolder(plans.parent) for plans in sorted(folder.glob("*/plans")))
 
     def footprint(self, key: str) -> Record | None:
@@ -536,6 +536,21 @@ class Results:
 
     def _footprint(self, key: str) -> AnyPath:
         return self.root / "cards" / f"{key[:ID_DIGITS]}.json"
+
+    def keep_split(self, digest: str, record: Record) -> None:
+        """Keep which image is in which part, once for all trials that have the same parts.
+
+        Args:
+            digest: that stands for the record, and is what a trial's result says of it.
+            record: what `cass_tune.data.splits.split_record` returned.
+        """
+        path = self.split(digest)
+        if not path.exists():
+            write_json(path, record)
+
+    def split(self, digest: str) -> AnyPath:
+        """Return the file of a split."""
+        return self.root / "splits" / f"{digest[:16]}.json"
 
     def ray(self, study: str) -> Path:
         """Return the folder of Ray's own records; with an object store as root, a local one of this user."""

@@ -18,7 +18,7 @@ from cass_tune.attempt import Attempt
 from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import ARMS
 from cass_tune.data.pixels import load_pixels
-from cass_tune.data.splits import Parts, check_batch, split
+from cass_tune.data.splits import Parts, check_batch, split, split_digest, split_record
 from cass_tune.finetune_steps import FinetuneSteps
 from cass_tune.identity import RESULTS_VERSION
 from cass_tune.pretrain_steps import Pretrained, pretrained, start_of
@@ -46,6 +46,9 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
     attempt.store(lambda: attempt.folder.write_environment(attempt.environment_record(attempt.devices)))
     parts = split(attempt.listing, attempt.trial.data, attempt.trial.seed)
     check_batch(attempt.trial, len(parts.pretrain))
+    record = split_record(attempt.listing, parts, attempt.trial.data)
+    digest = split_digest(record)
+    attempt.store(lambda: attempt.results.keep_split(digest, record))
     for text in parts.warnings + attempt.listing.warnings:
         logger.warning(text)
     pixels = load_pixels(attempt.listing, attempt.trial.data.image_size_px, attempt.check_stop)
@@ -60,7 +63,7 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
     yield from finetuning.run(checkpoints, start, parts, pixels)
     attempt.store(lambda: _write_predictions(attempt, finetuning, parts))
     attempt.store(lambda: attempt.folder.write_environment(attempt.environment_record(attempt.devices)))
-    result = _result(attempt, source, finetuning, parts)
+    result = {**_result(attempt, source, finetuning, parts), "split": digest}
     attempt.lease.check()
     write = attempt.folder.finish if attempt.options.test else attempt.folder.leave_untested
     patiently(lambda: write(result), attempt.check_stop)
@@ -85,6 +88,7 @@ def _result(attempt: Attempt, source: Pretrained | None, finetuning: FinetuneSte
         "results_version": RESULTS_VERSION,
         "attempt": attempt.name,
         "seed": attempt.trial.seed,
+        "task": attempt.listing.task,
         "classes": list(attempt.listing.classes),
         "class_weights": finetuning.done[ARMS[0]]["class_weights"],
         "stage": source.record if source else None,
@@ -103,7 +107,10 @@ def _result(attempt: Attempt, source: Pretrained | None, finetuning: FinetuneSte
 
 
 def _write_predictions(attempt: Attempt, finetuning: FinetuneSteps, parts: Parts) -> None:
-    """Write one row per arm and image of every part evaluated: any metric later, without a GPU."""
+    """Write one row per arm and image of every part evaluated: any metric later, without a GPU.
+
+    The label is the class of the image, or in a multi-label set the list of its labels.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in ("arm", "split", "image", "group", "label", "outputs")}
     for arm, name in itertools.product(ARMS, finetuning.evaluated):
         rows = finetuning.outputs[f"{arm}/{name}"].tolist()
@@ -112,7 +119,8 @@ def _write_predictions(attempt: Attempt, finetuning: FinetuneSteps, parts: Parts
             values = (arm, name, item.path, item.group, item.label, outputs)
             for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
-    outputs = pa.array(columns.pop("outputs"), pa.list_(pa.float32()))
-    table = pa.table(columns).append_column("outputs", outputs)
+    kind = pa.string() if attempt.listing.task == "multi-class" else pa.list_(pa.string())
+    outputs = pa.array(columns["outputs"], pa.list_(pa.float32()))
+    table = pa.table({**columns, "label": pa.array(columns["label"], kind), "outputs": outputs})
     with whole_file(attempt.folder.predictions) as temporary:
         pq.write_table(table, temporary)

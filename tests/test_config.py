@@ -64,6 +64,11 @@ BROKEN: list[tuple[str, Any, str]] = [
     *(("data.augmentation_strength", value, NOT_NEGATIVE) for value in (-0.1, math.nan, math.inf)),
     ("data.augmentation_strength", 4.1, "at most 4"),
     ("data.split_seed", -1, "at least 0"),
+    ("data.folds", -1, "at least 0"),
+    ("data.folds", 1, "0 (none) or at least 2"),
+    ("data.fold", 0, "at least 1"),
+    ("data.fold", 2, "one of the 0 of --data.folds"),
+    ("data.leaks", "mend", "'keep', 'drop'"),
     ("data.normalisation", "none", "'imagenet', 'model'"),
     ("data.pipeline", "fast", "'torchvision-1', 'opencv-1', 'device-1'"),
     ("pretrain.method", "byol", "'cass', 'dino', 'supervised', 'none'"),
@@ -111,6 +116,7 @@ WITHOUT_RULE = {
     "data.table",
     "data.path_column",
     "data.label_column",
+    "data.label_columns",
     "data.split_column",
     "data.group_column",
     "pretrain.weights",
@@ -481,6 +487,8 @@ def _compatible(values: dict[str, Any]) -> dict[str, Any]:
         changed["warmup_epochs"] = values["warmup_epochs"] % (values["epochs"] // 2)
     if "decay_fraction" in values:
         changed["decay_fraction"] = min(values["decay_fraction"], 0.5)
+    if "folds" in values:
+        changed["fold"] = min(values["folds"], values["fold"])
     if values.get("optimiser") == "adam":
         changed["weight_decay"] = 0.0
     if "weight_decay_end" in values and values["optimiser"] == "adam":

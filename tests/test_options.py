@@ -24,10 +24,10 @@ OPTIONS = """
 --local --address --device --gpus-per-trial --cpus-per-trial --threads --workers
 --checkpoint-every-minutes --max-failures --preemption-command --budget-hours --price --probe-seconds --probes
 --probe-every --log-to --precision --activation-checkpointing
---data --data.name --data.root --data.table --data.path-column --data.label-column --data.split-column
---data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction --data.pretrain-fraction
---data.validation-fraction --data.test-fraction --data.split-seed --data.normalisation --data.augmentation-strength
---data.pipeline
+--data --data.name --data.root --data.table --data.path-column --data.label-column --data.label-columns
+--data.split-column --data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction
+--data.pretrain-fraction --data.validation-fraction --data.test-fraction --data.split-seed --data.folds --data.fold
+--data.leaks --data.normalisation --data.augmentation-strength --data.pipeline
 --pretrain.method --pretrain.cnn --pretrain.vit --pretrain.weights --pretrain.cnn-weights --pretrain.vit-weights
 --pretrain.embedding-dim --pretrain.epochs --pretrain.batch-size --pretrain.learning-rate
 --pretrain.vit-learning-rate --pretrain.min-learning-rate --pretrain.schedule --pretrain.schedule-t-max-steps

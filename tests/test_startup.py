@@ -23,7 +23,7 @@ ANALYSIS_MAY_USE = {
     for name in (
         *("config", "ending", "errors", "identity", "plan", "presets", "results", "search", "search.history"),
         *("sharing", "storage"),
-        *("data", "data.decode", "data.phantom", "leases", "training.healthy", "training.rows"),
+        *("data", "data.decode", "data.medmnist", "data.phantom", "leases", "training.healthy", "training.rows"),
     )
 }
 MAY_IMPORT_RAY = "cass_tune.runner"

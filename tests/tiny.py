@@ -53,9 +53,29 @@ def listing(counts: Mapping[Split, Mapping[str, int]], groups: Mapping[str, str]
     return Listing(name="tiny", items=items, open_image=_open, fingerprint=fingerprint(items))
 
 
+LABELS = ("ant", "bee", "cow")
+
+
+def multi_label(counts: Mapping[Split, int], seed: int = 0) -> Listing:
+    """Return random pictures of which a half, a fourth and an eighth have each of three labels, of two a group.
+
+    Args:
+        counts: images by part.
+        seed: of the labels.
+    """
+    rng, found = np.random.default_rng(seed), list[Item]()
+    for part, count in counts.items():
+        for number in range(count):
+            given = rng.random(len(LABELS)) < (0.5, 0.25, 0.125)
+            path, label = f"{part}/{number:03d}", tuple(name for name, has in zip(LABELS, given, strict=True) if has)
+            found.append(Item(path=path, sha256=path, label=label, split=part, group=f"{part}/{number // 2}"))
+    items = tuple(sorted(found, key=lambda item: item.path))
+    return Listing(name="tiny", items=items, open_image=_open, fingerprint=fingerprint(items))
+
+
 def _open(item: Item) -> Image.Image:
     rng = generator(0, item.path)
-    brightest = 100 + 30 * (sum(item.label.encode()) % 5)
+    brightest = 100 + 30 * (sum("".join(item.labels).encode()) % 5)
     return Image.fromarray(rng.integers(0, brightest, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8))
 
 

@@ -15,6 +15,7 @@ from cass_tune.data.decode import decode_rgb
 from cass_tune.data.groups import identical_file_warnings, leak_warning, merge_groups
 from cass_tune.data.index import Progress, examine
 from cass_tune.data.listing import SPLITS, Item, Listing, Split, fingerprint
+from cass_tune.data.task import Label, names
 from cass_tune.data.wording import PART_NAMES, counted, listed
 from cass_tune.errors import UsageError, did_you_mean
 
@@ -28,13 +29,13 @@ class Candidate:
 
     Args:
         path: relative to the data's root, with forward slashes.
-        label: class name.
+        label: class name, or the names of all its labels in a multi-label set.
         split: the part it belongs to, or None where a test part is still to be drawn.
         group: the user's group (patient), or None.
     """
 
     path: str
-    label: str
+    label: Label
     split: Split | None
     group: str | None = None
 
@@ -102,8 +103,8 @@ def collect(data: Data, found: Found, progress: Progress) -> Listing:
     items = _items(usable, hashes, data)
     if not found.classes:
         drawn: dict[Split, set[str]] = {
-            "train": {c.label for c in found.candidates},
-            "test": {item.label for item in items},
+            "train": {name for c in found.candidates for name in names(c.label)},
+            "test": {name for item in items for name in item.labels},
         }
         _raise(_class_problems(items, drawn))
     warnings = [
@@ -164,7 +165,7 @@ def _class_problems(images: Iterable[Candidate | Item], classes: Mapping[Split, 
     """Return one text per broken rule about parts and classes; without given parts, only what holds for all images."""
     present: dict[Split | None, set[str]] = defaultdict(set)
     for image in images:
-        present[image.split].add(image.label)
+        present[image.split].update(names(image.label))
     if not classes:
         return _too_few_classes(present[None])
     trained = classes.get("train", set())
@@ -239,7 +240,7 @@ def _items(usable: Sequence[Candidate], hashes: Sequence[str], data: Data) -> tu
 def _missing_class_warnings(items: Sequence[Item]) -> list[str]:
     labels: dict[Split, set[str]] = defaultdict(set)
     for item in items:
-        labels[item.split].add(item.label)
+        labels[item.split].update(item.labels)
     return [
         f"The {PART_NAMES[part]} part has no image of {listed(sorted(missing))}; its metrics say nothing about that."
         for part in SPLITS

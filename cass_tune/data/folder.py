@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,32 @@ def brain_mri_listing(data: Data, progress: Progress = no_progress) -> Listing:
         "Expected are the folders Training/ and Testing/ of the Kaggle set, each with one folder of images per class."
     )
     return _listing(data, progress, layout)
+
+
+def dermofit_listing(data: Data, progress: Progress = no_progress) -> Listing:
+    """List the Dermofit Image Library: one folder of images per class, of which a test part is drawn.
+
+    Images may lie in folders of their own below that of their class; segmentation masks (names that end in ``mask``)
+    are left out.
+
+    Raises:
+        UsageError: a class or an image is missing or wrong.
+    """
+    root = data_root(data)
+    walk = _Walk(root)
+    walk.read_classes(leave_out=lambda path: path.stem.casefold().endswith("mask"))
+    drawn = (
+        f"A test part was drawn (--data.test-fraction {data.test_fraction:g}, --data.split-seed {data.split_seed}), "
+        "because the set has none."
+    )
+    found = Found(
+        root=root,
+        candidates=walk.candidates,
+        classes={},
+        problems=walk.problems(),
+        warnings=[drawn, *walk.warnings()],
+    )
+    return collect(data, found, progress)
 
 
 def _listing(data: Data, progress: Progress, layout: str) -> Listing:
@@ -135,14 +161,24 @@ class _Walk:
             else:
                 self.ignored[_ending(entry.name)] += 1
 
-    def _read_class(self, part: Split, folder: os.DirEntry[str]) -> None:
+    def read_classes(self, leave_out: Callable[[Path], bool]) -> None:
+        """Take in the class folders that lie in the root itself, without some of their files."""
+        for entry in _entries(self.root):
+            if _is_folder(entry):
+                self._read_class(None, entry, leave_out)
+
+    def _read_class(
+        self, part: Split | None, folder: os.DirEntry[str], leave_out: Callable[[Path], bool] = lambda _: False
+    ) -> None:
         for path in _files_below(Path(folder.path), frozenset()):
+            if leave_out(path):
+                continue
             if _is_image(path.name):
                 self._add(path.relative_to(self.root).as_posix(), folder.name, part)
             else:
                 self.ignored[_ending(path.name)] += 1
 
-    def _add(self, path: str, label: str, part: Split) -> None:
+    def _add(self, path: str, label: str, part: Split | None) -> None:
         try:
             path.encode()
         except UnicodeEncodeError:

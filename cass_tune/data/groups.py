@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from cass_tune.data.listing import SPLITS, Item
+from cass_tune.data.task import shown
 from cass_tune.data.wording import PART_NAMES, counted, listed
 
 _SHOWN = 5
@@ -93,7 +94,7 @@ def _across_parts(sets: Sequence[Sequence[Item]]) -> str:
     shown = listed([f"{one.path} = {other.path}" for one, other in pairs], limit=_SHOWN, separator="; ")
     return (
         f"{counted(len(pairs), 'set')} of identical files in more than one part, so that a test may know an image from "
-        f"training: {shown}. They are kept as the set has them."
+        f"training: {shown}. They are kept as the set has them, unless --data.leaks drop leaves them out of training."
     )
 
 
@@ -109,10 +110,10 @@ def _other_labels(sets: Sequence[Sequence[Item]]) -> str:
     clashes = [same for same in sets if len({item.label for item in same}) > 1]
     if not clashes:
         return ""
-    shown = [" = ".join(f"{item.path} ({item.label})" for item in same) for same in clashes]
+    texts = [" = ".join(f"{item.path} ({shown(item.label)})" for item in same) for same in clashes]
     return (
         f"{counted(len(clashes), 'set')} of identical files with different labels, of which at most one can be right: "
-        f"{listed(shown, limit=_SHOWN, separator='; ')}."
+        f"{listed(texts, limit=_SHOWN, separator='; ')}."
     )
 
 

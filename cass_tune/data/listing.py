@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from cass_tune.data.task import Label, Task, names, shown
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -23,16 +25,21 @@ class Item:
     Args:
         path: relative to the data's root, with forward slashes; also the image's id in every record.
         sha256: of the file's bytes.
-        label: class name.
+        label: class name, or in a multi-label set the names of its labels (`cass_tune.data.task`).
         split: the part it belongs to.
         group: images of one group (a patient, identical files) never lie on both sides of a split made here.
     """
 
     path: str
     sha256: str
-    label: str
+    label: Label
     split: Split
     group: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class alone, or all labels."""
+        return names(self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +64,23 @@ class Listing:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names in alphabetical order: the order of labels, weights and outputs everywhere."""
-        return tuple(sorted({item.label for item in self.items}))
+        """Names of classes (or labels) in alphabetical order: the order of weights and outputs everywhere."""
+        return tuple(sorted({name for item in self.items for name in item.labels}))
+
+    @property
+    def task(self) -> Task:
+        """What is asked about each image."""
+        return "multi-class" if all(isinstance(item.label, str) for item in self.items) else "multi-label"
 
     def of_split(self, split: Split) -> tuple[int, ...]:
         """Return the positions in `items` of one part."""
         return tuple(i for i, item in enumerate(self.items) if item.split == split)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Return the number of images per part and class."""
-        pairs = Counter((item.split, item.label) for item in self.items)
-        return {s: {c: pairs[s, c] for c in self.classes} for s in SPLITS if any(pairs[s, c] for c in self.classes)}
+        """Return the number of images per part and class; in a multi-label set, per part and combination of labels."""
+        pairs = Counter((item.split, shown(item.label)) for item in self.items)
+        kinds = self.classes if self.task == "multi-class" else sorted({kind for _, kind in pairs})
+        return {s: {k: pairs[s, k] for k in kinds} for s in SPLITS if any(pairs[s, k] for k in kinds)}
 
 
 def fingerprint(items: tuple[Item, ...]) -> str:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from cass_tune.config import Data
 from cass_tune.data.augmentation import ON_DEVICE, Drawn, Operation, augment, draw
 from cass_tune.data.pixels import Pixels
+from cass_tune.data.task import encode
 from cass_tune.randomness import generator
 
 EVALUATION_BATCH = 64
@@ -50,7 +51,8 @@ class Batch:
     Args:
         views: one or more views of every image, each uint8, shape (batch, 3, height, width).
         operations: by view and image, what is yet to be done (`on`); empty for nothing.
-        labels: int64, shape (batch,): positions in the listing's classes.
+        labels: int64, shape (batch,): positions in the listing's classes; in a multi-label set shape (batch, classes),
+            1 for every label that an image has.
         positions: int64, shape (batch,): positions in the listing's items.
     """
 
@@ -136,8 +138,8 @@ def views_of(data: Data) -> Views:
     return partial(one_view, strength=data.augmentation_strength, pipeline=data.pipeline)
 
 
-_Sample: TypeAlias = tuple[Sequence[np.ndarray | Drawn], int, int]
-"""Views of an image, its label and its position."""
+_Sample: TypeAlias = tuple[Sequence[np.ndarray | Drawn], int | list[int], int]
+"""Views of an image, what `Batch.labels` has of it, and its position."""
 
 
 class _Images(Dataset[_Sample]):
@@ -148,8 +150,8 @@ class _Images(Dataset[_Sample]):
         self._views = views
         self._seed = seed
         self._stream = stream
-        labels = {label: number for number, label in enumerate(pixels.listing.classes)}
-        self._labels = [labels[item.label] for item in pixels.listing.items]
+        classes = pixels.listing.classes
+        self._labels = [encode(item.label, classes) for item in pixels.listing.items]
 
     def __getitem__(self, key: tuple[int, int]) -> _Sample:
         epoch, position = key

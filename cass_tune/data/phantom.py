@@ -52,7 +52,8 @@ def _parameters() -> str:
 def _open(item: Item) -> Image:
     from PIL import Image
 
-    return Image.fromarray(draw(item.path, item.label)).convert("RGB")
+    (label,) = item.labels
+    return Image.fromarray(draw(item.path, label)).convert("RGB")
 
 
 def draw(path: str, label: str) -> np.ndarray:

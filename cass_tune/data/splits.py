@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cass_tune.config import Data, Trial
 from cass_tune.data.listing import Listing
+from cass_tune.data.stratify import iterative_stratification, rarest_label
+from cass_tune.data.task import Label
+from cass_tune.data.wording import counted
 from cass_tune.errors import UsageError
 from cass_tune.randomness import generator
 
@@ -22,7 +28,7 @@ class Parts:
         labelled: images of finetuning.
         validation: never pretrained on, never finetuned on, never reduced.
         test: the whole test part.
-        warnings: classes whose label fraction was raised to one image.
+        warnings: what was done beside what was asked for.
     """
 
     pretrain: tuple[int, ...]
@@ -32,14 +38,15 @@ class Parts:
     warnings: tuple[str, ...] = ()
 
 
-def hold_out(labels: Sequence[str], groups: Sequence[str], fraction: float, seed: int, stream: str) -> set[int]:
+def hold_out(labels: Sequence[Label], groups: Sequence[str], fraction: float, seed: int, stream: str) -> set[int]:
     """Draw a stratified part of whole groups.
 
     A group counts for the class that most of its images have. Per class, groups are taken in random order until the
-    share is reached as nearly as whole groups allow; at least one group is taken and at least one is left.
+    share is reached as nearly as whole groups allow; at least one group is taken and at least one is left. In a
+    multi-label set, see `iterative_stratification`.
 
     Args:
-        labels: class of each image.
+        labels: class, or all labels, of each image.
         groups: group of each image.
         fraction: share to hold out, above 0 and below 1.
         seed: of the draw.
@@ -48,12 +55,16 @@ def hold_out(labels: Sequence[str], groups: Sequence[str], fraction: float, seed
     Returns:
         Positions held out.
     """
+    names = [label for label in labels if isinstance(label, str)]
+    if len(names) < len(labels):
+        parts = iterative_stratification(labels, groups, (1 - fraction, fraction), seed, stream)
+        return {position for position, part in enumerate(parts) if part == 1}
     members: dict[str, list[int]] = defaultdict(list)
     for position, group in enumerate(groups):
         members[group].append(position)
     by_class: dict[str, list[str]] = defaultdict(list)
     for group in sorted(members):
-        most_common = sorted(Counter(labels[i] for i in members[group]).items(), key=lambda pair: (-pair[1], pair[0]))
+        most_common = sorted(Counter(names[i] for i in members[group]).items(), key=lambda pair: (-pair[1], pair[0]))
         by_class[most_common[0][0]].append(group)
     held: set[int] = set()
     for number, label in enumerate(sorted(by_class)):
@@ -73,23 +84,37 @@ def _take(groups: list[list[int]], fraction: float) -> list[int]:
     return taken
 
 
-def _by_class(listing: Listing, positions: Sequence[int]) -> dict[str, list[int]]:
-    members: dict[str, list[int]] = {label: [] for label in listing.classes}
-    for position in positions:
-        members[listing.items[position].label].append(position)
-    return members
-
-
 def training_and_validation(listing: Listing, data: Data) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the training positions without validation, and the validation positions (the same for every trial)."""
+    """Return the training positions without validation, and the validation positions (the same for every trial).
+
+    Of several folds one is the validation part, and the others are the training part; a validation part that the set
+    brings is then a part of what the folds are made of. Leaks that are dropped are images of the training part alone.
+    """
+    training, validation = _training_and_validation(listing, data)
+    leaking = _leaking(listing, training, validation) if data.leaks == "drop" else set[int]()
+    return tuple(position for position in training if position not in leaking), validation
+
+
+def _training_and_validation(listing: Listing, data: Data) -> tuple[tuple[int, ...], tuple[int, ...]]:
     train, given = listing.of_split("train"), listing.of_split("val")
-    if given:
+    if given and not data.folds:
         return train, given
-    items = [listing.items[i] for i in train]
+    pool = sorted([*train, *given])
+    items = [listing.items[i] for i in pool]
     labels, groups = [i.label for i in items], [i.group for i in items]
-    held = hold_out(labels, groups, data.validation_fraction, data.split_seed, "validation split")
-    validation = tuple(position for i, position in enumerate(train) if i in held)
-    return tuple(position for i, position in enumerate(train) if i not in held), validation
+    if data.folds:
+        folds = iterative_stratification(labels, groups, [1 / data.folds] * data.folds, data.split_seed, "folds")
+        held = {position for position, fold in enumerate(folds) if fold + 1 == data.fold}
+    else:
+        held = hold_out(labels, groups, data.validation_fraction, data.split_seed, "validation split")
+    validation = tuple(position for i, position in enumerate(pool) if i in held)
+    return tuple(position for i, position in enumerate(pool) if i not in held), validation
+
+
+def _leaking(listing: Listing, training: Sequence[int], validation: Sequence[int]) -> set[int]:
+    """Return the training images that have their group (patient, identical files) in another part, too."""
+    elsewhere = {listing.items[i].group for i in (*validation, *listing.of_split("test"))}
+    return {position for position in training if listing.items[position].group in elsewhere}
 
 
 def fraction_of(count: int, fraction: float) -> int:
@@ -101,34 +126,113 @@ def split(listing: Listing, data: Data, seed: int) -> Parts:
     """Return the parts of one trial.
 
     Per class, one permutation by the seed orders the training images, and a label fraction takes the first of them: the
-    images of 1 % lie inside those of 10 %. Pretraining takes the first of its own permutation, which ignores labels.
+    images of 1 % lie inside those of 10 %. In a multi-label set an image counts for the rarest of its labels, and one
+    image of every label comes first. Pretraining takes the first of its own permutation, which ignores labels.
 
     Raises:
         UsageError: a class has no training image left.
     """
     training, validation = training_and_validation(listing, data)
+    _check_classes(listing, training, data)
     labelled: list[int] = []
     raised: list[str] = []
-    for number, (label, members) in enumerate(_by_class(listing, training).items()):
-        if not members:
-            raise UsageError(
-                f"Class {label!r} has no training image beside validation (--data.validation-fraction "
-                f"{data.validation_fraction}). Every class needs at least two training images."
-            )
+    for number, (label, members, first) in enumerate(_strata(listing, training, seed)):
         order = generator(seed, "labels", item=number).permutation(len(members))
-        labelled.extend(members[i] for i in order[: fraction_of(len(members), data.label_fraction)])
+        ordered = sorted((members[i] for i in order), key=lambda position: position not in first)
+        labelled.extend(ordered[: max(len(first), fraction_of(len(members), data.label_fraction))])
         if data.label_fraction * len(members) < 0.5:
             raised.append(label)
     order = generator(seed, "pretrain/images").permutation(len(training))
     pretrain = [training[i] for i in order[: fraction_of(len(training), data.pretrain_fraction)]]
-    warning = f"--data.label-fraction {data.label_fraction:g} is under half an image; took one of: {', '.join(raised)}."
     return Parts(
         pretrain=tuple(sorted(pretrain)),
         labelled=tuple(sorted(labelled)),
         validation=validation,
         test=listing.of_split("test"),
-        warnings=(warning,) if raised else (),
+        warnings=(*_dropped(listing, training, validation, data), *_raised(raised, data)),
     )
+
+
+def _check_classes(listing: Listing, training: Sequence[int], data: Data) -> None:
+    there = {name for position in training for name in listing.items[position].labels}
+    missing = [repr(name) for name in listing.classes if name not in there]
+    if not missing:
+        return
+    held = f"--data.folds {data.folds}" if data.folds else f"--data.validation-fraction {data.validation_fraction}"
+    dropped = " and without what --data.leaks drop leaves out" if data.leaks == "drop" else ""
+    raise UsageError(
+        f"Class {', '.join(missing)} has no training image beside validation ({held}){dropped}. "
+        "Every class needs at least two training images."
+    )
+
+
+_NO_LABEL = "no label"
+
+
+def _strata(listing: Listing, training: Sequence[int], seed: int) -> Iterator[tuple[str, list[int], set[int]]]:
+    """Yield each class with its images; of several labels each with the images of which it is the rarest, and those of
+    them that come first: one of every label, whichever stratum it lies in."""
+    labels = [listing.items[position].label for position in training]
+    names = listing.classes
+    if listing.task == "multi-label":
+        chosen = _one_of_each(listing, training, seed)
+        kinds, names = [name or _NO_LABEL for name in rarest_label(labels)], (*names, _NO_LABEL)
+    else:
+        chosen, kinds = set[int](), [str(label) for label in labels]
+    members: dict[str, list[int]] = {name: [] for name in names}
+    for position, kind in zip(training, kinds, strict=True):
+        members[kind].append(position)
+    for name, positions in members.items():
+        if positions:
+            yield name, positions, chosen.intersection(positions)
+
+
+def _one_of_each(listing: Listing, training: Sequence[int], seed: int) -> set[int]:
+    """Return for every label a random one of the images that have it."""
+    order = generator(seed, "one of each label").permutation(len(training))
+    first: dict[str, int] = {}
+    for position in (training[i] for i in order):
+        for name in listing.items[position].labels:
+            first.setdefault(name, position)
+    return set(first.values())
+
+
+def _dropped(listing: Listing, training: Sequence[int], validation: Sequence[int], data: Data) -> Iterator[str]:
+    used = len(training) + len(validation) + len(listing.of_split("test"))
+    if used < len(listing.items):
+        images = counted(len(listing.items) - used, "training image")
+        yield f"--data.leaks drop leaves out {images} whose group (patient, identical files) lies in another part, too."
+
+
+def _raised(labels: Sequence[str], data: Data) -> Iterator[str]:
+    if labels:
+        fraction = f"--data.label-fraction {data.label_fraction:g}"
+        yield f"{fraction} is under half an image; took one of: {', '.join(labels)}."
+
+
+def split_record(listing: Listing, parts: Parts, data: Data) -> dict[str, Any]:
+    """Return which image is in which part, whatever a trial's seed and label fraction.
+
+    Args:
+        listing: the set.
+        parts: of a trial.
+        data: its options.
+    """
+    training, _ = training_and_validation(listing, data)
+    members = {"training": training, "validation": parts.validation, "test": parts.test}
+    names = ("validation_fraction", "test_fraction", "split_seed", "folds", "fold", "leaks")
+    return {
+        "data": listing.name,
+        "fingerprint": listing.fingerprint,
+        "options": {name: getattr(data, name) for name in names},
+        "parts": {name: [listing.items[i].path for i in positions] for name, positions in members.items()},
+    }
+
+
+def split_digest(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what is in a `split_record` of images and parts, 64 hexadecimal digits."""
+    kept = {name: record[name] for name in ("fingerprint", "parts")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def check_batch(trial: Trial, pretrain_images: int) -> None:

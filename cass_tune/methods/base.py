@@ -91,7 +91,8 @@ class Method(nn.Module):
 
         Args:
             views: as `views` made them.
-            labels: int64, shape (batch,): positions in `classes`.
+            labels: int64, shape (batch,): positions in `classes`; in a multi-label set shape (batch, classes), 1 for
+                every label that an image has.
             progress: where the pretraining is.
         """
         raise NotImplementedError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from cass_tune.data.loader import Batch, normalise
+from cass_tune.training.losses import targets
 from cass_tune.training.metrics import score_metrics
 from cass_tune.training.models import features, normalisation
 
@@ -32,7 +33,8 @@ CONSTANT = 1e-6
 """Share of a feature's size below which its standard deviation is float32's rounding, and the feature constant."""
 
 METRICS = ("macro_f1", "balanced_accuracy", "accuracy", "auroc", "n", "confusion_matrix")
-"""Of `score_metrics`, those that do not depend on how far a probability is above a half, which `C` decides."""
+"""Of `score_metrics`, those that do not depend on how far a probability is above a half, which `C` decides; of a
+multi-label set there is no confusion matrix, and the others are what a half decides."""
 
 Record = dict[str, Any]
 Between = Callable[[], None]
@@ -49,7 +51,8 @@ class Features:
 
     Args:
         values: float64, shape (images, dimensions).
-        labels: int64 class positions, shape (images,).
+        labels: int64: positions of classes, shape (images,), or in a multi-label set 1 for every label that an image
+            has, shape (images, classes).
     """
 
     values: np.ndarray
@@ -89,6 +92,8 @@ def linear_probe(
 ) -> Record:
     """Return how well multinomial logistic regression on standardised features tells the classes apart.
 
+    In a multi-label set, each label has a logistic regression of its own, all with the same `C`.
+
     Of `C_GRID` the value with the highest macro-F1 on the validation images is taken, of equal ones the smallest. It is
     not fitted again with the validation labels: how few labels there are is what a study varies. Protocol: Kornblith et
     al. 2019 (arXiv 1805.08974, appendix A.2), with standardised features, class weights and a coarser grid.
@@ -100,15 +105,15 @@ def linear_probe(
         between: called between two fits.
 
     Returns:
-        ``c`` (None when the labels have one class), whether that is an end of the grid, ``iterations``, ``converged``,
-        and `METRICS` by ``validation`` and ``test``.
+        ``c`` (None when there is nothing to tell apart), whether that is an end of the grid, ``iterations``,
+        ``converged``, and `METRICS` by ``validation`` and ``test``.
     """
     standardised = _standardised(parts)
     labelled, validation = standardised["labelled"], standardised["validation"]
-    if len(np.unique(labelled.labels)) == 1:
-        only = int(labelled.labels[0])
+    if len(np.unique(labelled.labels, axis=0)) == 1:
+        only = _targets(labelled.labels[:1], classes)
         return {"c": None, "at_grid_end": False, "iterations": 0, "converged": True} | _evaluated(
-            parts, lambda queries: np.eye(classes)[np.full(len(queries), only)]
+            parts, lambda queries: np.repeat(only, len(queries), axis=0).astype(np.float64)
         )
     best: tuple[float, _Fit] | None = None
     with threadpool_limits(torch.get_num_threads()):
@@ -127,30 +132,54 @@ def linear_probe(
 
 @dataclass(frozen=True, kw_only=True)
 class _Fit:
-    """A fitted logistic regression."""
+    """Fitted logistic regressions.
+
+    Args:
+        c: inverse strength of the regularisation.
+        models: one of all classes; or one per label, None for a label that all labelled images have, or none.
+        labelled: targets of the labelled images, shape (images, classes).
+        converged: whether all of them did.
+    """
 
     c: float
-    model: LogisticRegression
-    classes: int
+    models: Sequence[LogisticRegression | None]
+    labelled: np.ndarray
     converged: bool
 
     @property
     def iterations(self) -> int:
-        return int(self.model.n_iter_.max())
+        return max(int(model.n_iter_.max()) for model in self.models if model is not None)
 
     def probabilities(self, values: np.ndarray) -> np.ndarray:
-        found = np.zeros((len(values), self.classes))
-        found[:, self.model.classes_] = self.model.predict_proba(values)
+        found = np.repeat(self.labelled[:1], len(values), axis=0).astype(np.float64)
+        if len(self.models) == 1 and (model := self.models[0]) is not None:
+            found[:] = 0
+            found[:, model.classes_] = model.predict_proba(values)
+            return found
+        for number, model in enumerate(self.models):
+            if model is not None:
+                found[:, number] = model.predict_proba(values)[:, 1]
         return found
 
 
 def _fit(labelled: Features, c: float, classes: int, is_balanced: bool) -> _Fit:
-    model = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, class_weight="balanced" if is_balanced else None)
+    columns = [labelled.labels] if labelled.labels.ndim == 1 else list(labelled.labels.T)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(labelled.values, labelled.labels)
+        models = [_regression(labelled.values, labels, c, is_balanced) for labels in columns]
     converged = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    return _Fit(c=c, model=model, classes=classes, converged=converged)
+    return _Fit(c=c, models=models, labelled=_targets(labelled.labels, classes), converged=converged)
+
+
+def _regression(values: np.ndarray, labels: np.ndarray, c: float, is_balanced: bool) -> LogisticRegression | None:
+    if len(np.unique(labels)) == 1:
+        return None
+    model = LogisticRegression(C=c, max_iter=MAX_ITERATIONS, class_weight="balanced" if is_balanced else None)
+    return model.fit(values, labels)
+
+
+def _targets(labels: np.ndarray, classes: int) -> np.ndarray:
+    return targets(torch.from_numpy(labels), classes).numpy()
 
 
 def _standardised(parts: Mapping[str, Features]) -> dict[str, Features]:
@@ -180,7 +209,7 @@ def knn_probabilities(labelled: Features, queries: np.ndarray, classes: int) -> 
     """Return each class's share of the votes of the `NEIGHBOURS` nearest labelled images, or of all if they are fewer.
 
     Nearest by cosine similarity s, with a vote of exp(s / `TEMPERATURE`) (Wu et al. 2018, arXiv 1805.01978, section
-    3.4; as in DINO, Caron et al. 2021); of equally near ones the first.
+    3.4; as in DINO, Caron et al. 2021); of equally near ones the first. In a multi-label set, each label's share.
 
     Args:
         labelled: features and labels.
@@ -188,15 +217,16 @@ def knn_probabilities(labelled: Features, queries: np.ndarray, classes: int) -> 
         classes: number of classes.
 
     Returns:
-        float64, shape (images, classes); rows sum to 1.
+        float64, shape (images, classes); rows sum to 1, but in a multi-label set.
     """
     with threadpool_limits(torch.get_num_threads()):
         similarities = _unit(queries) @ _unit(labelled.values).T
     nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBOURS]
     near = np.take_along_axis(similarities, nearest, axis=1)
     votes = np.exp((near - near[:, :1]) / TEMPERATURE)
-    by_class = (votes[:, :, None] * np.eye(classes)[labelled.labels[nearest]]).sum(axis=1)
-    return by_class / by_class.sum(axis=1, keepdims=True)
+    by_class = (votes[:, :, None] * _targets(labelled.labels, classes)[nearest]).sum(axis=1)
+    total = by_class if labelled.labels.ndim == 1 else votes
+    return by_class / total.sum(axis=1, keepdims=True)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -218,4 +248,4 @@ def _evaluated(parts: Mapping[str, Features], probabilities: Callable[[np.ndarra
 def _metrics(probabilities: np.ndarray, labels: np.ndarray) -> Record:
     scores = torch.from_numpy(np.clip(probabilities, 0.0, 1.0))
     found = score_metrics(scores, scores.argmax(dim=1), torch.from_numpy(labels))
-    return {name: found[name] for name in METRICS}
+    return {name: found[name] for name in METRICS if name in found}

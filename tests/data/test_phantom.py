@@ -14,7 +14,7 @@ def test_all_images_are_these() -> None:
     """Another picture is another data set: raise phantom.VERSION, which is part of the fingerprint."""
     digest = hashlib.sha256()
     for item in phantom_listing().items:
-        digest.update(draw(item.path, item.label).tobytes())
+        digest.update(draw(item.path, *item.labels).tobytes())
     assert digest.hexdigest() == "532fd6aec3d6e15336d036061b7e3194e3c1d96705486ec8ca3f8e20c7e454be"
 
 
@@ -34,14 +34,14 @@ def test_images_differ_and_are_drawn_when_opened() -> None:
     assert {image.shape for image in images} == {(64, 64, 3)}
     assert len({image.tobytes() for image in images}) == len(images)
     first = listing.items[0]
-    assert np.array_equal(images[0][:, :, 0], draw(first.path, first.label))
+    assert np.array_equal(images[0][:, :, 0], draw(first.path, *first.labels))
 
 
 def test_classes_differ_in_brightness_but_overlap() -> None:
     """Learnable, but not by the mean alone."""
     means: dict[str, list[float]] = {label: [] for label in CLASSES}
     for item in phantom_listing().items[::6]:
-        means[item.label].append(float(draw(item.path, item.label).mean()))
+        means[item.labels[0]].append(float(draw(item.path, *item.labels).mean()))
     assert Counter({label: len(values) for label, values in means.items()}) == dict.fromkeys(CLASSES, 25)
     assert np.mean(means["meningioma"]) > np.mean(means["notumor"]) + 2
     assert max(means["notumor"]) > min(means["meningioma"])

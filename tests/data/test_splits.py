@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from cass_tune.config import Data
 from cass_tune.data.listing import Listing
 from cass_tune.data.phantom import phantom_listing
-from cass_tune.data.splits import Parts, check_batch, fraction_of, hold_out, split, training_and_validation
+from cass_tune.data.splits import (
+    Parts,
+    check_batch,
+    fraction_of,
+    hold_out,
+    split,
+    split_digest,
+    split_record,
+    training_and_validation,
+)
 from cass_tune.errors import UsageError
 from tests import tiny
 
@@ -23,7 +32,7 @@ FRACTIONS = (0.01, 0.1, 0.3, 1.0)
 
 
 def labels(listing: Listing, positions: tuple[int, ...]) -> Counter[str]:
-    return Counter(listing.items[i].label for i in positions)
+    return Counter(name for i in positions for name in listing.items[i].labels)
 
 
 @pytest.mark.parametrize("listing", [PHANTOM, UNEVEN])
@@ -95,7 +104,7 @@ def test_pretrain_fraction_is_nested_and_ignores_labels() -> None:
 
 def test_pretraining_images_do_not_depend_on_labels() -> None:
     listing = tiny.listing({"train": {"a": 20, "b": 30}, "val": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1}})
-    swapped = replace(listing, items=tuple(replace(i, label={"a": "b", "b": "a"}[i.label]) for i in listing.items))
+    swapped = replace(listing, items=tuple(replace(i, label={"a": "b", "b": "a"}[i.labels[0]]) for i in listing.items))
     some = Data(pretrain_fraction=0.3)
     assert split(listing, some, 0).pretrain == split(swapped, some, 0).pretrain
     assert split(listing, some, 0).pretrain != split(listing, some, 1).pretrain
@@ -177,3 +186,88 @@ def test_parts_are_sorted() -> None:
     assert isinstance(parts, Parts)
     for part in (parts.pretrain, parts.labelled, parts.validation, parts.test):
         assert list(part) == sorted(set(part))
+
+
+SEVERAL = tiny.multi_label({"train": 400, "test": 40})
+
+
+def groups(listing: Listing, positions: tuple[int, ...]) -> set[str]:
+    return {listing.items[i].group for i in positions}
+
+
+def test_validation_of_several_labels_has_the_share_of_each() -> None:
+    parts = split(SEVERAL, Data(), 0)
+    assert not groups(SEVERAL, parts.validation) & groups(SEVERAL, parts.pretrain)
+    assert abs(len(parts.validation) - 80) <= 3
+    every = labels(SEVERAL, SEVERAL.of_split("train"))
+    for name, count in labels(SEVERAL, parts.validation).items():
+        assert abs(count - 0.2 * every[name]) <= 2, name
+    assert parts.validation == split(SEVERAL, Data(label_fraction=0.1), 3).validation
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_label_fractions_of_several_labels_are_nested_and_have_every_label(seed: int) -> None:
+    subsets = [split(SEVERAL, Data(label_fraction=fraction), seed).labelled for fraction in FRACTIONS]
+    assert all(set(small) < set(large) for small, large in pairwise(subsets))
+    assert all(set(labels(SEVERAL, subset)) == set(SEVERAL.classes) for subset in subsets)
+    assert [len(subset) for subset in subsets[1:]] == pytest.approx([32, 96, 320], abs=3)
+    every = labels(SEVERAL, subsets[-1])
+    assert labels(SEVERAL, subsets[2]) == {name: pytest.approx(0.3 * every[name], abs=7) for name in SEVERAL.classes}
+
+
+def test_a_label_of_one_image_is_trained_on_whatever_the_fraction() -> None:
+    rare = next(i for i, item in enumerate(SEVERAL.items) if item.split == "train" and item.labels == ("ant", "bee"))
+    items = list(SEVERAL.items)
+    items[rare] = replace(items[rare], label=("ant", "bee", "elk"))
+    parts = split(replace(SEVERAL, items=tuple(items)), Data(label_fraction=0.01), 0)
+    assert rare in parts.labelled
+
+
+@pytest.mark.parametrize("listing", [PHANTOM, UNEVEN, SEVERAL])
+def test_folds_share_out_the_training_part(listing: Listing) -> None:
+    found = [split(listing, Data(folds=5, fold=fold), 0) for fold in range(1, 6)]
+    held = [parts.validation for parts in found]
+    assert sorted(position for part in held for position in part) == sorted(listing.of_split("train"))
+    assert all(set(parts.pretrain) == set(listing.of_split("train")) - set(parts.validation) for parts in found)
+    assert {parts.test for parts in found} == {listing.of_split("test")}
+    every = labels(listing, listing.of_split("train"))
+    for part in held:
+        assert all(abs(labels(listing, part)[name] - count / 5) <= 2 for name, count in every.items())
+        assert not groups(listing, part) & set().union(*(groups(listing, o) for o in held if o is not part))
+
+
+def test_folds_take_in_a_validation_part_of_the_set() -> None:
+    listing = tiny.listing({"train": {"a": 6, "b": 6}, "val": {"a": 2, "b": 2}, "test": {"a": 1, "b": 1}})
+    held = [split(listing, Data(folds=4, fold=fold), 0).validation for fold in range(1, 5)]
+    assert sorted(position for part in held for position in part) == sorted(
+        [*listing.of_split("train"), *listing.of_split("val")]
+    )
+
+
+def test_a_class_that_lies_in_one_fold_alone_is_an_error() -> None:
+    with pytest.raises(UsageError, match=r"Class 'cow' has no training image beside validation \(--data.folds 3\)"):
+        few = tiny.listing({"train": {"ant": 9, "cow": 1}, "test": {"ant": 1}})
+        for fold in (1, 2, 3):
+            split(few, Data(folds=3, fold=fold), 0)
+
+
+def test_leaks_are_dropped_from_training_alone() -> None:
+    shared = {"train/a/000": "x", "test/a/000": "x", "train/b/001": "y", "val/b/000": "y"}
+    counts = {"train": {"a": 5, "b": 5}, "val": {"a": 1, "b": 1}, "test": {"a": 2, "b": 2}}
+    listing = tiny.listing(counts, shared)  # type: ignore[arg-type]
+    kept, dropped = (split(listing, Data(leaks=leaks), 0) for leaks in ("keep", "drop"))
+    gone = {listing.items[i].path for i in set(kept.pretrain) - set(dropped.pretrain)}
+    assert gone == {"train/a/000", "train/b/001"} and set(dropped.labelled) == set(dropped.pretrain)
+    assert (kept.validation, kept.test) == (dropped.validation, dropped.test)
+    assert kept.warnings == () and "leaves out 2 training images" in dropped.warnings[0]
+    assert split(UNEVEN, Data(leaks="drop"), 0) == split(UNEVEN, Data(), 0)
+
+
+def test_the_record_of_a_split_is_that_of_its_parts() -> None:
+    some = Data(label_fraction=0.1, pretrain_fraction=0.5)
+    record = split_record(UNEVEN, split(UNEVEN, some, 3), some)
+    assert sorted(path for part in record["parts"].values() for path in part) == [item.path for item in UNEVEN.items]
+    assert split_digest(record) == split_digest(split_record(UNEVEN, split(UNEVEN, Data(), 0), Data()))
+    other = Data(split_seed=1)
+    assert split_digest(record) != split_digest(split_record(UNEVEN, split(UNEVEN, other, 0), other))
+    assert record["options"]["split_seed"] == 0 and record["fingerprint"] == UNEVEN.fingerprint

@@ -277,3 +277,72 @@ def test_chest_xrays_leak_patients(real_data: Path) -> None:
     listing = csv_listing(data)
     assert len(listing.items) == 1000
     assert any("30 of 264 groups in column 'patient_id' lie in more than one part" in w for w in listing.warnings)
+
+
+SEVERAL = ("0.png,1,0,train", "1.png,0,1.0,train", "2.png,1,1,train", "3.png,0,0,test", "4.png,1,1,test")
+
+
+def write_several(root: Path, *rows: str, columns: str = "mass, cyst") -> Data:
+    return replace(write(root, *rows, header="path,mass,cyst,split"), label_columns=columns)
+
+
+def test_several_labels(images: Path) -> None:
+    listing = csv_listing(write_several(images, *SEVERAL))
+    assert listing.task == "multi-label" and listing.classes == ("cyst", "mass")
+    assert [item.label for item in listing.items] == [("mass",), ("cyst",), ("cyst", "mass"), (), ("cyst", "mass")]
+    assert listing.counts()["test"] == {"cyst": 0, "cyst|mass": 1, "mass": 0, "no label": 1}
+    assert listing.fingerprint != csv_listing(write_several(images, *SEVERAL[:-1], "4.png,1,0,test")).fingerprint
+
+
+@pytest.mark.parametrize("value", ["", "nan", "2", "-1", "0.5", "yes"])
+def test_a_label_that_is_neither_0_nor_1(images: Path, value: str) -> None:
+    text = only_problem(write_several(images, *SEVERAL, f"5.png,{value},0,train"))
+    for words in ("Column 'mass' (--data.label-columns) must say 0 or 1", f"line 7 ({value!r})", "Allowed: 0 and 1"):
+        assert words in text
+
+
+def test_a_label_that_no_image_has_or_no_training_image(images: Path) -> None:
+    assert "'mass' (--data.label-columns) has no 1" in "".join(
+        problems(write_several(images, "0.png,0,1,train", "1.png,0,1,test"))
+    )
+    text = only_problem(write_several(images, "0.png,0,1,train", "1.png,1,1,test"))
+    assert "Every class needs a usable image in the training part, but there is none of mass" in text
+
+
+@pytest.mark.parametrize("columns", ["mass", "mass,mass", "mass,", ","])
+def test_columns_that_are_no_list_of_labels(images: Path, columns: str) -> None:
+    text = only_problem(write_several(images, *SEVERAL, columns=columns))
+    assert "at least two different names" in text and repr(columns) in text and "--data.label-column:" in text
+
+
+def test_other_columns_of_labels(images: Path) -> None:
+    assert "no column 'cist' (--data.label-columns)" in only_problem(
+        write_several(images, *SEVERAL, columns="mass,cist")
+    )
+    both = replace(write_several(images, *SEVERAL), label_column="mass")
+    assert "give one of them" in only_problem(both)
+    assert "without '|'" in only_problem(write_several(images, *SEVERAL, columns="a|b,c"))
+
+
+def test_a_drawn_test_part_of_several_labels(tmp_path: Path, make_image: MakeImage) -> None:
+    rows = [f"{number}.png,{number % 2},{int(number % 4 == 0)}" for number in range(40)]
+    for number in range(40):
+        make_image(f"{number}.png", size_px=4)
+    write(tmp_path, *rows, header="path,odd,fourth")
+    listing = csv_listing(Data(name="csv", root=str(tmp_path), label_columns="odd,fourth", test_fraction=0.25))
+    assert listing.counts()["test"] == {"fourth": pytest.approx(2.5, abs=1), "no label": 2, "odd": 5}
+
+
+def test_a_class_that_is_not_a_number(images: Path) -> None:
+    text = only_problem(write(images, *SOUND, "5.png,NaN,train"))
+    assert "'label' must name a class, but it is NaN at line 7" in text
+
+
+def test_backslashes_of_windows(tmp_path: Path, make_image: MakeImage) -> None:
+    for number in range(4):
+        make_image(f"sub/{number}.png")
+    make_image("odd\\name.png")
+    rows = ["sub\\0.png,a,train", ".\\sub\\1.png,b,train", "sub\\2.png,a,test", "odd\\name.png,b,test"]
+    assert list(part_of(csv_listing(write(tmp_path, *rows)))) == ["odd\\name.png", *(f"sub/{n}.png" for n in range(3))]
+    text = only_problem(write(tmp_path, *rows, "C:\\data\\0.png,a,train"))
+    assert "Every image must exist" in text and "forward slashes" in text

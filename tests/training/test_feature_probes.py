@@ -220,3 +220,36 @@ class TestExtract:
         with pytest.raises(InterruptedError):
             extract(model, tiny.batches(self.images, "probe").evaluation(self.images.of_split("test")), leave)
         assert model.training
+
+
+def several(seed: int, images: int, spread: float = 0.3) -> Features:
+    """Return features in whose first dimensions each label can be read."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((images, CLASSES)) < 0.4).astype(np.int64)
+    values = np.pad(labels * 4.0 - 2, ((0, 0), (0, 4))) + spread * rng.standard_normal((images, CLASSES + 4))
+    return Features(values=values, labels=labels)
+
+
+@both
+def test_several_labels(probe: Callable[[Parts], dict[str, Any]]) -> None:
+    parts = {name: several(seed, 200) for seed, name in enumerate(("labelled", "validation", "test"))}
+    found = probe(parts)["test"]
+    assert found["macro_f1"] > 0.95 and found["auroc"] > 0.98 and "confusion_matrix" not in found
+    unlike = {**parts, "labelled": shuffled(parts["labelled"])}
+    assert probe(unlike)["test"]["auroc"] < 0.8
+
+
+def test_a_label_of_all_or_no_labelled_images_is_given_to_all_or_none() -> None:
+    parts = {name: several(seed, 60) for seed, name in enumerate(("labelled", "validation", "test"))}
+    labels = parts["labelled"].labels.copy()
+    labels[:, 0], labels[:, 1] = 0, 1
+    found = linear_probe({**parts, "labelled": replace(parts["labelled"], labels=labels)}, CLASSES)
+    assert found["c"] is not None and found["test"]["macro_f1"] < 0.9
+    alike = replace(parts["labelled"], labels=np.repeat(labels[:1], 60, axis=0))
+    assert linear_probe({**parts, "labelled": alike}, CLASSES)["c"] is None
+
+
+def test_shares_of_the_neighbours_that_have_a_label() -> None:
+    labelled = Features(values=np.eye(2)[[0, 0, 0, 1]], labels=np.array([[1, 0], [1, 1], [1, 1], [0, 0]]))
+    (shares,) = knn_probabilities(labelled, np.array([[1.0, 0.0]]), 2)
+    assert shares == pytest.approx([1.0, 2 / 3], abs=1e-5)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from cass_tune.training.losses import class_weights, focal_loss
+from cass_tune.training.losses import class_weights, focal_loss, targets
 from tests import tiny
 
 
@@ -55,6 +55,23 @@ def test_loss_and_gradient_are_finite_for_extreme_outputs(gamma: float, extreme:
     assert (logits.grad[:, 2] > 0).all()  # a half where the answer is no is pushed down
 
 
+def test_several_labels_are_binary_problems_of_their_own() -> None:
+    """The loss of an image with two labels, by hand: each label is right or wrong by itself."""
+    logits, weights = torch.tensor([[2.0, -1.0, 0.5]]), torch.tensor([1.0, 2.0, 4.0])
+    multi_hot = torch.tensor([[1, 0, 1]])
+    p = 1 / (1 + np.exp(-np.array([2.0, -1.0, 0.5])))
+    right = np.where([True, False, True], p, 1 - p)
+    expected = float(np.mean(weights.numpy() * -((1 - right) ** 2) * np.log(right)))
+    assert float(focal_loss(logits, multi_hot, weights, 2.0)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_class_is_the_same_as_a_target() -> None:
+    logits, weights = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, 2.0, 3.0])
+    labels = torch.tensor([0, 2, 1, 1, 0])
+    assert torch.equal(targets(labels, 3).argmax(dim=1), labels) and targets(targets(labels, 3), 3).ndim == 2
+    assert torch.equal(focal_loss(logits, labels, weights, 2.0), focal_loss(logits, targets(labels, 3), weights, 2.0))
+
+
 LABELS = ["nevus"] * 50 + ["melanoma"] * 10 + ["dermatofibroma"]
 
 
@@ -73,3 +90,8 @@ def test_class_weights_belong_to_names_not_to_places() -> None:
 def test_equal_counts_and_none_weigh_one() -> None:
     assert class_weights(["a", "b", "b", "a"], ["a", "b"], "balanced") == {"a": 1.0, "b": 1.0}
     assert class_weights(LABELS, ["nevus", "melanoma"], "none") == {"nevus": 1.0, "melanoma": 1.0}
+
+
+def test_an_image_weighs_for_each_of_its_labels() -> None:
+    labels = [("a", "b"), ("a",), (), ("a", "b"), ("a", "c")]
+    assert class_weights(labels, ["a", "b", "c"], "balanced") == {"a": 7 / 12, "b": 7 / 6, "c": 7 / 3}

@@ -25,7 +25,10 @@ def by_sklearn(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         "macro_f1": sk.f1_score(labels, predicted, average="macro", zero_division=0),
         "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
         "accuracy": sk.accuracy_score(labels, predicted),
+        "macro_f1_at_half": sk.f1_score(one_hot, above_half, average="macro", zero_division=0),
         "auroc": sk.roc_auc_score(one_hot, scores, average="macro"),
+        "auroc_by_class": pytest.approx(sk.roc_auc_score(one_hot, scores, average=None).tolist(), abs=1e-6),
+        "mean_average_precision": sk.average_precision_score(one_hot, scores, average="macro"),
         "confusion_matrix": sk.confusion_matrix(labels, predicted, labels=classes).tolist(),
         "n": len(labels),
     }
@@ -107,5 +110,49 @@ def test_an_evaluation_of_one_class_has_no_auroc() -> None:
 
 def test_values_are_plain_numbers_for_json() -> None:
     found = of(np.eye(3, dtype=np.float32), np.arange(3))
-    assert {type(value) for name, value in found.items() if name not in ("n", "confusion_matrix")} == {float}
+    of_float = set(found) - {"n", "confusion_matrix", "auroc_by_class"}
+    assert {type(found[name]) for name in of_float} == {float} == set(map(type, found["auroc_by_class"]))
     assert type(found["n"]) is int and type(found["confusion_matrix"][0][0]) is int
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_several_labels_agree_with_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    classes, images = int(rng.integers(2, 7)), int(rng.integers(12, 40))
+    target = (rng.random((images, classes)) < 0.4).astype(np.int64)
+    target[0], target[1] = 0, 1  # each label is there, and is not there
+    logits = rng.normal(0, 2, target.shape).astype(np.float32)
+    scores, given = 1 / (1 + np.exp(-logits.astype(np.float64))), logits > 0
+    by_class = sk.roc_auc_score(target, scores, average=None)
+    pairs = zip(target.T, given.T, strict=True)
+    expected = {
+        "micro_f1_at_half": sk.f1_score(target, given, average="micro"),
+        "micro_recall_at_half": sk.recall_score(target, given, average="micro"),
+        "macro_f1_at_half": sk.f1_score(target, given, average="macro", zero_division=0),
+        "macro_f1": sk.f1_score(target, given, average="macro", zero_division=0),
+        "balanced_accuracy": np.mean([sk.balanced_accuracy_score(true, said) for true, said in pairs]),
+        "accuracy": sk.accuracy_score(target, given),
+        "auroc": by_class.mean(),
+        "auroc_by_class": by_class.tolist(),
+        "mean_average_precision": sk.average_precision_score(target, scores, average="macro"),
+        "n": images,
+    }
+    found = of(logits, target)
+    assert found.keys() == expected.keys()
+    assert found == {name: pytest.approx(value, abs=1e-5) for name, value in expected.items()}
+
+
+def test_labels_that_nothing_defines_are_left_out_of_the_means() -> None:
+    """The first label is right, the second no image has and none is given, the third all have."""
+    logits = np.array([[2, -1, 1], [-2, -1, 2], [3, -3, -1]], dtype=np.float32)
+    target = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 1]])
+    found = of(logits, target)
+    assert found["auroc_by_class"] == [1.0, None, None] and found["auroc"] == 1.0
+    assert found["macro_f1"] == pytest.approx((1 + 0.8) / 2) and found["mean_average_precision"] == 1.0
+    assert found["balanced_accuracy"] == 1.0 and found["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_no_image_with_any_label() -> None:
+    found = of(-np.ones((3, 2), np.float32), np.zeros((3, 2), np.int64))
+    assert found["macro_f1"] == found["micro_f1_at_half"] == 0.0 and found["accuracy"] == 1.0
+    assert found["auroc"] is found["mean_average_precision"] is found["balanced_accuracy"] is None

@@ -1,0 +1,162 @@
+"""What is in a data set: counts, sizes and modes of its files, mean and standard deviation, some of its images."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cass_tune.data.index import Progress, no_progress
+from cass_tune.data.listing import SPLITS, Item, Listing
+from cass_tune.data.pixels import decode
+from cass_tune.data.wording import PART_NAMES, listed
+from cass_tune.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = 1
+EACH = 6
+"""Images of each class in the picture."""
+TILE_PX = 96
+MARGIN_PX = 6
+TEXT_PX = 14
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an image is stored.
+
+    Args:
+        kind: format and Pillow's mode, for example ``JPEG L``.
+        size: width and height, in pixels.
+        is_turned: whether its EXIF data ask for a rotation, which is not done.
+        frames: pictures in the file, of which the first is used.
+    """
+
+    kind: str
+    size: tuple[int, int]
+    is_turned: bool = False
+    frames: int = 1
+
+
+def look(listing: Listing, item: Item, root: Path | None) -> Look:
+    """Return how an image is stored: what its file says, or, where it has no file of its own, the image as it is used.
+
+    Args:
+        listing: the set.
+        item: the image.
+        root: folder of the files.
+    """
+    from PIL import Image
+
+    if root is None or not (root / item.path).is_file():
+        image = listing.open_image(item)
+        return Look(f"array {image.mode}", image.size)
+    with Image.open(root / item.path) as image:
+        is_turned = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT
+        return Look(f"{image.format} {image.mode}", image.size, is_turned, getattr(image, "n_frames", 1))
+
+
+def count_lines(listing: Listing) -> Iterator[str]:
+    """Yield a table of the images by class (or label) and part."""
+    parts = [part for part in SPLITS if listing.of_split(part)]
+    pairs = Counter((item.split, name) for item in listing.items for name in item.labels)
+    names = list(listing.classes)
+    width = max(len(name) for name in (*names, "images", "without any label"))
+    rows = [(name, [pairs[part, name] for part in parts]) for name in names]
+    if listing.task == "multi-label":
+        without = Counter(item.split for item in listing.items if not item.labels)
+        rows.append(("without any label", [without[part] for part in parts]))
+    rows.append(("images", [len(listing.of_split(part)) for part in parts]))
+    yield " ".join([" " * width, *(f"{PART_NAMES[part]:>10}" for part in parts)])
+    for name, counts in rows:
+        yield " ".join([f"{name:<{width}}", *(f"{count:>10}" for count in counts)])
+
+
+def look_lines(looks: Sequence[Look]) -> Iterator[str]:
+    """Yield which formats, modes and sizes there are."""
+    kinds = Counter(each.kind for each in looks)
+    yield "stored as: " + listed([f"{kind} {count}" for kind, count in kinds.most_common()])
+    sizes = Counter(each.size for each in looks)
+    shown = listed([f"{width} x {height} ({count})" for (width, height), count in sizes.most_common()], limit=5)
+    (narrow, low), (wide, high) = (tuple(map(pick, zip(*sizes, strict=True))) for pick in (min, max))
+    yield f"sizes in pixels: {shown}; from {narrow} to {wide} wide and {low} to {high} high"
+    turned, several = sum(each.is_turned for each in looks), sum(each.frames > 1 for each in looks)
+    if turned:
+        yield f"{turned} with an EXIF rotation, which is not done: images are used as they are stored"
+    if several:
+        yield f"{several} with several pictures in one file, of which the first is used"
+
+
+def channel_statistics(
+    listing: Listing, size_px: int, progress: Progress = no_progress
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel of the training images, between 0 and 1.
+
+    Args:
+        listing: the set.
+        size_px: height and width to which each image is resized, as for a trial.
+        progress: called with the numbers of images done and of all images.
+    """
+    import numpy as np
+
+    positions = listing.of_split("train")
+    sums, squares = np.zeros(3), np.zeros(3)
+    for done, position in enumerate(positions, 1):
+        pixels = decode(listing, listing.items[position], size_px).reshape(-1, 3).astype(np.float64) / 255
+        sums += pixels.mean(axis=0)
+        squares += (pixels**2).mean(axis=0)
+        progress(done, len(positions))
+    mean = sums / len(positions)
+    std = np.sqrt(np.maximum(squares / len(positions) - mean**2, 0))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def contact_sheet(listing: Listing) -> Image:
+    """Return a picture of some images of each class (or label), a row each, spread over all parts."""
+    from PIL import Image, ImageDraw
+    from PIL.ImageOps import pad
+
+    rows = [(name, _some(listing, lambda item, name=name: name in item.labels)) for name in listing.classes]
+    if any(not item.labels for item in listing.items):
+        rows.append(("without any label", _some(listing, lambda item: not item.labels)))
+    step = TILE_PX + MARGIN_PX
+    sheet = Image.new("RGB", (EACH * step + MARGIN_PX, len(rows) * (step + TEXT_PX) + MARGIN_PX), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, items) in enumerate(rows):
+        top = MARGIN_PX + row * (step + TEXT_PX)
+        draw.text((MARGIN_PX, top), name, fill="black")
+        for column, item in enumerate(items):
+            tile = pad(listing.open_image(item), (TILE_PX, TILE_PX), color="grey")
+            sheet.paste(tile, (MARGIN_PX + column * step, top + TEXT_PX))
+    return sheet
+
+
+def _some(listing: Listing, is_wanted: Callable[[Item], bool]) -> list[Item]:
+    found = [item for item in listing.items if is_wanted(item)]
+    return found[:: max(1, math.ceil(len(found) / EACH))][:EACH]
+
+
+def save_sheet(listing: Listing, path: Path) -> None:
+    """Write `contact_sheet` to a file.
+
+    Raises:
+        UsageError: its ending is none of a picture, or it cannot be written.
+    """
+    try:
+        contact_sheet(listing).save(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--sheet must be the file of a picture that can be written (.png, .jpg, .pdf), but got {str(path)!r}: "
+            f"{error}."
+        ) from error
+
+
+def text_of(numbers: Sequence[float]) -> str:
+    """Return the numbers of the channels as text."""
+    return ", ".join(f"{number:.4f}" for number in numbers)
