@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from analysis.frames import where
 from analysis.plots import draw
-from analysis.predictions import MULTI_LABEL, class_names, load_predictions, predicted_labels, true_labels
+from analysis.predictions import MULTI_LABEL, class_names, load_predictions, outputs, predicted_labels, true_labels
 from analysis.results import load
 from analysis.study_sheets import study_sheets
 from cass_tune.results import Results, StudyFolder
@@ -55,16 +56,15 @@ def test_the_whole_trial_and_its_analyses(tmp_path: Path, monkeypatch: pytest.Mo
         tested = result["arms"][arm]["test"]
         assert len(tested["auroc_by_class"]) == 3 and 0 <= tested["mean_average_precision"] <= 1
         assert tested["macro_f1"] == tested["macro_f1_at_half"] and "confusion_matrix" not in tested
-    stored = pd.read_parquet(folder.predictions)
-    labels = {row.image: tuple(row.label) for row in stored.itertuples()}
+    stored = pd.read_parquet(small.local(folder.predictions))
+    labels = {image: tuple(label) for image, label in zip(stored["image"], stored["label"], strict=True)}
     assert labels["32.png"] == () and labels["39.png"] == ("dark", "red", "tall")
 
     found = load_predictions(study)
-    rows = found[(found["digest"] == digest) & (found["arm"] == "cnn") & (found["split"] == "test")]
+    rows = where(found, {"digest": digest, "arm": "cnn", "split": "test"})
     assert set(rows["task"]) == {MULTI_LABEL} and class_names(rows) == ["dark", "red", "tall"]
     assert true_labels(rows).tolist() == [[int(name in labels[i]) for name in class_names(rows)] for i in rows["image"]]
-    given = rows[["logit_dark", "logit_red", "logit_tall"]].to_numpy() > 0
-    assert np.array_equal(predicted_labels(rows), given)
+    assert np.array_equal(predicted_labels(rows), outputs(rows) > 0)
 
     tables = {sheet.name.removeprefix("DEMO_"): sheet for sheet in study_sheets(study, load(study), {})}
     assert {"images", "per_class"} <= set(tables)

@@ -12,7 +12,7 @@ from cass_tune.config import Data
 from cass_tune.data.folder import brain_mri_listing, dermofit_listing, folder_listing
 from cass_tune.data.index import Progress, no_progress
 from cass_tune.data.isic import isic_2019_listing
-from cass_tune.data.listing import Listing
+from cass_tune.data.listing import Listing, Split
 from cass_tune.data.medmnist import PREFIX, medmnist_listing
 from cass_tune.data.medmnist_sets import SETS
 from cass_tune.data.table import csv_listing
@@ -47,7 +47,7 @@ class Entry:
     licence: str = "yours"
     obtain: str = ""
     images: int | None = None
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    counts: Mapping[Split, Mapping[str, int]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()

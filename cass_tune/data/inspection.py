@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cass_tune.data.index import Progress, no_progress
-from cass_tune.data.listing import SPLITS, Item, Listing
+from cass_tune.data.listing import SPLITS, Item, Listing, Split
 from cass_tune.data.pixels import decode
 from cass_tune.data.wording import PART_NAMES, listed
 from cass_tune.errors import UsageError
@@ -64,7 +64,7 @@ def look(listing: Listing, item: Item, root: Path | None) -> Look:
 
 def count_lines(listing: Listing) -> Iterator[str]:
     """Yield a table of the images by class (or label) and part."""
-    parts = [part for part in SPLITS if listing.of_split(part)]
+    parts: list[Split] = [part for part in SPLITS if listing.of_split(part)]
     pairs = Counter((item.split, name) for item in listing.items for name in item.labels)
     names = list(listing.classes)
     width = max(len(name) for name in (*names, "images", "without any label"))

@@ -17,8 +17,9 @@ from typing import Any
 
 from cass_tune.config import ARMS, with_field
 from cass_tune.data.catalog import list_images
+from cass_tune.identity import trial_digest
 from cass_tune.results import Results
-from cass_tune.trial import RunOptions, run_trial
+from cass_tune.trial import RunOptions, read_inputs, run_trial
 from tests import tiny
 
 CHEST = (
@@ -54,8 +55,7 @@ def rows(data: Path, epochs: Sequence[int]) -> list[str]:
         with tempfile.TemporaryDirectory() as root:
             for _ in run_trial(trial, Results(root), RunOptions(probes=())):
                 pass
-            (folder_of,) = (Path(root) / "trials").iterdir()
-            result = Results(root).trial(folder_of.name).result()
+            result = Results(root).trial(trial_digest(trial, read_inputs(trial, listing))).result()
         assert result is not None
         for arm in ARMS:
             tested = result["arms"][arm]["test"]
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("data", metavar="DATA", type=Path)
     parser.add_argument("--epochs", type=int, nargs=2, default=(3, 5), metavar=("PRETRAIN", "FINETUNE"))
     given = parser.parse_args()
-    print("\n".join(rows(given.data, given.epochs)))
+    print("", *rows(given.data, given.epochs), sep="\n")
 
 
 if __name__ == "__main__":
