@@ -70,9 +70,7 @@ def shape(config: Mapping[str, Any], phase: str) -> Shape:
         phase: ``pretrain``, or ``finetune_`` and the arm.
     """
     section = section_of(phase)
-    of_any_batch = {**config, section: {**config[section], "batch_size": None}}
-    precision = config[section].get("precision")
-    return (*kind(of_any_batch, phase), *(() if precision is None else (precision,)))
+    return kind({**config, section: {**config[section], "batch_size": None}}, phase)
 
 
 def section_of(phase: str) -> str:

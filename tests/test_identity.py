@@ -95,6 +95,7 @@ NOT_HASHED = {
     "data.table",
     "data.path_column",
     "data.label_column",
+    "data.label_columns",
     "data.split_column",
     "data.group_column",
     "data.on_bad_image",
