@@ -125,6 +125,8 @@ NOT_OF_A_CONTROL = NOT_HASHED | {
     *(path for path in PATHS if path.startswith("dino.")),
 }
 NEEDS = {
+    "folds": {"folds": 2},
+    "fold": {"folds": 3},
     "warmup_epochs": {"schedule": "cosine_to_end"},
     "weight_decay": {"optimiser": "adamw"},
     "weight_decay_end": {"optimiser": "adamw", "weight_decay": 0.1},
