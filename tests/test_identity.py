@@ -95,6 +95,7 @@ NOT_HASHED = {
     "data.table",
     "data.path_column",
     "data.label_column",
+    "data.label_columns",
     "data.split_column",
     "data.group_column",
     "data.on_bad_image",
@@ -123,6 +124,8 @@ NOT_OF_A_CONTROL = NOT_HASHED | {
     *(path for path in PATHS if path.startswith("dino.")),
 }
 NEEDS = {
+    "folds": {"folds": 2},
+    "fold": {"folds": 3},
     "warmup_epochs": {"schedule": "cosine_to_end"},
     "weight_decay": {"optimiser": "adamw"},
     "weight_decay_end": {"optimiser": "adamw", "weight_decay": 0.1},
