@@ -221,10 +221,10 @@ class Timed:
             yield batch
 
 
-def waiting(paths: Sequence[Path], size_px: int, networks: Sequence[str], pipeline: str) -> float:
+def waiting(paths: Sequence[Path], size_px: int, networks: Sequence[str], pipeline: str, batch_size: int) -> float:
     """Return the share of an epoch of CASS in which it waits for images, without loader processes."""
     fields = {f"pretrain.{arm}": name for arm, name in zip(ARMS, networks, strict=True)}
-    fields |= {"pretrain.weights": "random", "pretrain.batch_size": BATCH, "pretrain.epochs": 2}
+    fields |= {"pretrain.weights": "random", "pretrain.batch_size": batch_size, "pretrain.epochs": 2}
     trial = with_fields(tiny.BASE, {**fields, "data.image_size_px": size_px, "pretrain.embedding_dim": 1000})
     pixels = load_pixels(listing_of(paths), size_px)
     batches: Any = Timed(ours(pixels, size_px, pipeline))
@@ -259,12 +259,12 @@ def measure(kind: str, paths: Sequence[Path], options: argparse.Namespace) -> No
             workers(paths, size_px, options.rounds)
     if options.wait:
         cases = (
-            (32, ("test_resnet.r160_in1k", "test_vit.r160_in1k"), paths),
-            (384, ("resnet50.a1_in1k", "vit_base_patch16_384.augreg_in21k_ft_in1k"), paths[:BATCH]),
+            (32, ("test_resnet.r160_in1k", "test_vit.r160_in1k"), paths, BATCH),
+            (384, ("resnet50.a1_in1k", "vit_base_patch16_384.augreg_in21k_ft_in1k"), paths[:4], 2),
         )
-        for size_px, networks, few in cases:
+        for size_px, networks, few, batch_size in cases:
             for pipeline in PIPELINES:
-                share = waiting(few, size_px, networks, pipeline)
+                share = waiting(few, size_px, networks, pipeline, batch_size)
                 print(f"  {kind}, {size_px} px, {' + '.join(networks)}, {pipeline}: {share:.1%} of a step waits")
 
 
