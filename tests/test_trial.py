@@ -78,6 +78,7 @@ def test_files(finished: Run) -> None:
     expected |= {f"stages/{stage[:12]}/epoch-0002/{name}" for name in ends}
     expected |= {str(path.relative_to(finished.root)) for path in finished.root.glob("stages/*/wanted/*.json")}
     expected |= {f"{place}/epochs/{attempt}.jsonl" for place in (f"trials/{digest[:12]}", f"stages/{stage[:12]}")}
+    expected.add(f"splits/{finished.result['split'][:16]}.json")
     assert set(files(finished.root)) == expected
     assert finished.folder.status() == "done"
 
