@@ -490,10 +490,9 @@ class Execution:
 
     def _fitted(self, options: RunOptions, item: Wanted, fitter: Fitter, kinds: Sequence[str]) -> RunOptions:
         """Return the options of a trial as it fits on the GPU of this process, if there is one."""
-        if str(item.digest) in self._short_of_memory:
+        if str(item.digest) in self._short_of_memory or fitter.refusals([item], kinds):
             return replace(options, activation_checkpointing=fitter.alone.checkpointing)
-        fits = [fitter(item, kind) for kind in kinds]
-        return replace(options, activation_checkpointing=fits[0].checkpointing) if fits else options
+        return replace(options, activation_checkpointing=fitter(item, kinds[0]).checkpointing) if kinds else options
 
     def _refuse_too_large(self, missing: Sequence[Wanted], fitter: Fitter, kinds: Sequence[str]) -> None:
         """Raise a UsageError when a batch fits on none of the kinds of GPU."""

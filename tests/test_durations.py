@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -163,6 +164,9 @@ class TestDemand:
                 raise UsageError("it does not fit")
             return Fit()
 
-        demand = Demand(cpus=1, fitting=fitting, uses_cards=True, device="cuda")
+        names = {"small": "small", "large": "large"}
+        demand = Demand(cpus=1, fitting=fitting, uses_cards=True, device="cuda", names=names)
         item = paper_grid()[0]
         assert (share(demand, item, "small"), share(demand, item, "large")) == (None, 1.0)
+        alone = replace(demand, names={"small": "small"})
+        assert share(alone, item, "small") == 1.0, "it fits nowhere, and fails there with what to do"

@@ -64,11 +64,18 @@ class Demand:
             return Fit(share=0.0) if item.digest in self.probed else None
         if is_alone:
             return self.alone
+        fit = self._fit(item, self.names.get(kind, kind))
+        if fit is not None:
+            return replace(fit, share=shared(fit.share))
+        # one that was suggested meanwhile, and fits on no card, would wait for ever: alone it fails with what to do
+        return None if any(self._fit(item, name) for name in self.names.values()) else self.alone
+
+    def _fit(self, item: Wanted, name: str) -> Fit | None:
+        """Return how a trial fits on a card by torch's name of it, or None: it has not enough memory."""
         try:
-            fit = self.fitting(item, self.names.get(kind, kind))
-        except UsageError:  # it has not enough memory
+            return self.fitting(item, name)
+        except UsageError:
             return None
-        return replace(fit, share=shared(fit.share))
 
 
 class Placing:
