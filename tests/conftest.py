@@ -55,3 +55,16 @@ def object_store(_object_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -
     yield _object_server
     _object_server.resume()
     storage._connection.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def one_gpu() -> Iterator[None]:
+    """A Ray session with two CPUs and one GPU that is only counted, which two trials may share."""
+    import ray
+
+    from cass_tune.runner import ray_session
+
+    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1")
+    with ray_session(None):
+        yield
+    ray.shutdown()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 
 from cass_tune.results import Record, Results
-from cass_tune.runner import ray_session
 from cass_tune.runner.retries import Retries
 from cass_tune.runner.trainable import FAILED, OUT_OF_MEMORY
 from cass_tune.training import card_memory
@@ -35,17 +33,8 @@ def attempts(root: Path) -> list[Record]:
     return Results(root).trial(digest).attempts()
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    """Two CPUs and one GPU, which two trials may share."""
-    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1")
-    with ray_session(None):
-        yield
-    ray.shutdown()
-
-
 @pytest.mark.ray
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("one_gpu")
 class TestByRay:
     """On half a GPU."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from cass_tune.durations import Durations
 from cass_tune.memory import Card, Reading, section_of, shape
 from cass_tune.pace import kind
 from cass_tune.probe import Measured
-from cass_tune.runner import Demand, probing, ray_session
+from cass_tune.runner import Demand, probing
 from cass_tune.runner.probing import Together, cards, probe_together, steps_per_second
 from tests import small, tiny
 
@@ -48,20 +48,12 @@ def test_the_driver_names_the_cards(
     assert probing._card_names() == expected
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1")
-    with ray_session(None):
-        yield
-    ray.shutdown()
-
-
 def here() -> str:
     return ray.get_runtime_context().get_node_id()
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("one_gpu")
 class TestByRay:
     """Two CPUs, and one GPU that is only counted."""
 

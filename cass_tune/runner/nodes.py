@@ -147,7 +147,7 @@ def answers(
         ).remote(*arguments)
         for node in nodes
     }
-    names = {node["NodeID"]: _name(node) for node in nodes}
+    names = {node["NodeID"]: name_of(node) for node in nodes}
     found: dict[str, Any] = {}
     problems: list[str] = []
     deadline = time.monotonic() + within_s
@@ -170,7 +170,8 @@ def answers(
     return found
 
 
-def _name(node: Node) -> str:
+def name_of(node: Node) -> str:
+    """Return what people know a node by."""
     return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:6]})"
 
 

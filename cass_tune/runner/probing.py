@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from cass_tune.config import Trial
 from cass_tune.fitting import LEAST_GAIN, batch_size, numbers_to_try, part
+from cass_tune.runner.nodes import alive_nodes, answers, name_of
 
 if TYPE_CHECKING:
     from cass_tune.probe import Measured
@@ -114,21 +115,9 @@ def cards() -> dict[str, str]:
 
     Machines that do not say it, because they have no NVIDIA driver or take too long, are left out.
     """
-    remote: Any = ray.remote(num_cpus=0)(_card_names)
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
-    asked = {
-        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(): node
-        for node in nodes
-    }
-    found: dict[str, str] = {}
-    if asked:
-        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
-        for reference in ready:
-            try:
-                found |= {name: asked[reference] for name in ray.get(reference) if name not in found}
-            except RayError:  # of a machine that is lost
-                continue
-    return found
+    nodes = {name_of(node): node for node in alive_nodes() if node["Resources"].get("GPU")}
+    said = answers(nodes.values(), _card_names, what="its GPUs", within_s=ANSWER_S)
+    return {card: nodes[name]["NodeID"] for name, found in said.items() for card in found}
 
 
 def _card_names() -> list[str]:
