@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import json
 import os
 import signal
@@ -95,7 +93,6 @@ def trainable(config: Mapping[str, Any]) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
     from cass_tune.trial import ANY_FAILURE, RunOptions, run_trial
 
-    _freeze_imports()
     run = config["run"]
     trial = from_json(json.dumps(run["trial"]))
     inputs = Inputs(**run["inputs"]) if run.get("inputs") else None
@@ -155,13 +152,6 @@ def _phase(error: Exception) -> str:
     if is_final(error):
         return FAILED
     return OUT_OF_MEMORY if is_out_of_memory(error) else RETRIED
-
-
-def _freeze_imports() -> None:
-    """Leave what imports have made out of later collections of garbage: a trial begins with one, which took 0.3 s."""
-    if not gc.get_freeze_count():
-        gc.freeze()
-        atexit.register(gc.unfreeze)  # or extension modules complain, at the end, of what is not freed
 
 
 trainable.__mixins__ = (_Signals,)
