@@ -60,7 +60,7 @@ def test_every_fold_has_other_trials_and_another_split(plan: Plan) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results root in which a study of every fold is finished."""
     root = tmp_path_factory.mktemp("folds") / "results"
-    options = ("--local", "--device", "cpu", "--data.folds", str(FOLDS), "--pretrain.epochs", "1")
+    options = ("--local", "--device", "cpu", "--data.folds", str(FOLDS), "--probes", "none", "--pretrain.epochs", "1")
     assert small.run(*options, "--finetune.epochs", "1", study=STUDY, results=root) == 0
     return root
 
@@ -77,7 +77,7 @@ def test_the_results_hold_the_split_of_their_fold(finished: Path, control: bool)
     results, held = Results(finished), list[set[str]]()
     for fold, digest in by_fold(finished, control=control).items():
         record: Any = results.trial(digest).result()
-        split = read_json(results.split(record["split"]))
+        split: Any = read_json(results.split(record["split"]))
         assert (split["options"]["folds"], split["options"]["fold"]) == (FOLDS, fold)
         parts = {name: set(paths) for name, paths in split["parts"].items()}
         assert parts["training"] == TRAINING - parts["validation"] and parts["test"] == TEST
@@ -94,7 +94,7 @@ def test_folds_share_no_pretraining_and_one_split_is_stored_once(finished: Path)
     cells, controls = by_fold(finished, control=False), by_fold(finished, control=True)
     records: dict[str, Any] = {d: results.trial(d).result() for d in (*cells.values(), *controls.values())}
     assert len(records) == 2 * FOLDS
-    assert len({records[digest]["stage"]["id"] for digest in cells.values()}) == FOLDS
+    assert len({records[digest]["stage"]["digest"] for digest in cells.values()}) == FOLDS
     assert all(records[cells[fold]]["split"] == records[controls[fold]]["split"] for fold in cells)
     assert len(list((finished / "splits").iterdir())) == FOLDS
 

@@ -252,6 +252,13 @@ def test_a_class_that_lies_in_one_fold_alone_is_an_error() -> None:
             split(few, Data(folds=3, fold=fold), 0)
 
 
+@pytest.mark.parametrize("data", [Data(), Data(folds=5, fold=5)])
+def test_an_empty_validation_part_is_an_error(data: Data) -> None:
+    few = tiny.listing({"train": {"ant": 1, "bee": 1}, "test": {"ant": 1}})
+    with pytest.raises(UsageError, match=r"The validation part .* has no image: 2 training images"):
+        split(few, data, 0)
+
+
 def test_leaks_are_dropped_from_training_alone() -> None:
     shared = {"train/a/000": "x", "test/a/000": "x", "train/b/001": "y", "val/b/000": "y"}
     counts = {"train": {"a": 5, "b": 5}, "val": {"a": 1, "b": 1}, "test": {"a": 2, "b": 2}}
