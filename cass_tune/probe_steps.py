@@ -18,7 +18,7 @@ from cass_tune.identity import PROBES_VERSION
 from cass_tune.pretrain_steps import start_of, stored_pretraining
 from cass_tune.results import Record
 from cass_tune.storage import patiently
-from cass_tune.training.feature_probes import Features, extract, knn_probe, linear_probe
+from cass_tune.training.feature_probes import Features, extract, knn_probe
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,8 @@ def _timed(attempt: Attempt, probe: str, parts: Mapping[str, Features]) -> Recor
     if probe == "knn":
         found = knn_probe(parts, classes)
     else:
+        from cass_tune.training.linear_probe import linear_probe
+
         is_balanced = attempt.trial.finetune.class_weights == "balanced"
         found = linear_probe(parts, classes, is_balanced=is_balanced, between=attempt.check_stop)
     return {**found, "seconds": time.perf_counter() - started}

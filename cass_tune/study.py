@@ -288,7 +288,13 @@ class Command:
     def _listing(self, trial: Trial) -> Listing:
         from cass_tune.data.catalog import list_images
 
-        return list_images(trial.data, self.console.counter("reading images"))
+        listing = list_images(trial.data, self.console.counter("reading images"))
+        if listing.spatial_dims == 3:
+            raise UsageError(
+                f"--data.name {trial.data.name} has volumes, and every network of this version takes images. "
+                f"Give a set of images; python -m cass_tune.data {trial.data.name} shows what is in this one."
+            )
+        return listing
 
     def _inputs(
         self, trials: Sequence[Trial], listing: Listing | None, unchecked: list[str]

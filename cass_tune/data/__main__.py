@@ -56,17 +56,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _show_catalogue(console: Console) -> int:
     for name, entry in CATALOGUE.items():
         console.say(f"{name}: {entry.title}", *_entry_lines(entry))
-    console.say(f"{PREFIX}NAME: MedMNIST version 3, and with _64, _128, _224 behind the name its larger images")
+    console.say(f"{PREFIX}NAME: MedMNIST version 3, and with _64 (images: _128, _224) behind the name the larger")
     for name in SETS:
         entry = entry_of(f"{PREFIX}{name}")
         assert entry is not None
-        console.say(f"  {name}: {entry.task}; {entry.images} images; {entry.licence}")
+        console.say(f"  {name}: {entry.task}; {entry.images} in all; {entry.licence}")
     return ending.DONE
 
 
 def _entry_lines(entry: Entry) -> Iterator[str]:
-    images = f"; {entry.images} images" if entry.images else ""
-    yield f"  {entry.task}{images}"
+    yield f"  {entry.task}" + (f"; {entry.images} in all" if entry.images else "")
     yield f"  licence: {entry.licence}"
     if entry.obtain:
         yield f"  {entry.obtain}"
@@ -93,7 +92,8 @@ def _check(given: argparse.Namespace, console: Console) -> int:
         from cass_tune.data.inspection import channel_statistics, text_of
 
         mean, std = channel_statistics(listing, data.image_size_px, console.counter("training images"))
-        console.say(f"training images at {data.image_size_px} px: mean {text_of(mean)}, std {text_of(std)}")
+        what = "volumes" if listing.spatial_dims == 3 else f"images at {data.image_size_px} px"
+        console.say(f"training {what}: mean {text_of(mean)}, std {text_of(std)}")
     if given.sheet is not None:
         from cass_tune.data.inspection import save_sheet
 
@@ -103,9 +103,9 @@ def _check(given: argparse.Namespace, console: Console) -> int:
 
 
 def _listing_lines(listing: Listing, data: Data, entry: Entry | None) -> Iterator[str]:
-    from cass_tune.data.inspection import count_lines, look, look_lines
+    from cass_tune.data.inspection import count_lines, look, look_lines, plural
 
-    yield f"{len(listing.items)} images, {listing.task}, fingerprint {listing.fingerprint[:16]}"
+    yield f"{len(listing.items)} {plural(listing)}, {listing.task}, fingerprint {listing.fingerprint[:16]}"
     yield from (f"  {line}" for line in count_lines(listing))
     yield from (f"  {line}" for line in _unlike(listing, entry))
     root = Path(data.root).expanduser() if data.root else None

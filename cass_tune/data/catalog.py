@@ -161,10 +161,12 @@ def entry_of(name: str) -> Entry | None:
     if not name.startswith(PREFIX) or known is None:
         return CATALOGUE.get(name)
     kind = "labels, of which an image has any number" if known.task == "multi-label" else "classes"
+    kind = f"grades, taken as {kind}" if known.is_ordinal else kind
+    solid = "volumes, " if known.spatial_dims == 3 else ""
     return Entry(
         listing=medmnist_listing,
         title=f"MedMNIST, {name.removeprefix(PREFIX)}",
-        task=f"{len(known.labels)} {'grades, taken as ' if known.is_ordinal else ''}{kind}; official parts",
+        task=f"{solid}{len(known.labels)} {kind}; official parts",
         licence=known.licence,
         obtain="download the npz file from zenodo.org/records/10519652; --data.root is its folder",
         images=sum(known.images.values()),

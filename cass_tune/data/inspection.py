@@ -25,6 +25,7 @@ EACH = 6
 TILE_PX = 96
 MARGIN_PX = 6
 TEXT_PX = 14
+EDGES = ("wide", "high", "deep")
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class Look:
 
     Args:
         kind: format and Pillow's mode, for example ``JPEG L``.
-        size: width and height, in pixels.
+        size: width and height, in pixels; width, height and depth of a volume, in voxels.
         is_turned: whether its EXIF data ask for a rotation, which is not done.
         frames: pictures in the file, of which the first is used.
     """
 
     kind: str
-    size: tuple[int, int]
+    size: tuple[int, ...]
     is_turned: bool = False
     frames: int = 1
 
@@ -54,6 +55,9 @@ def look(listing: Listing, item: Item, root: Path | None) -> Look:
     """
     from PIL import Image
 
+    if listing.open_volume is not None:
+        volume = listing.open_volume(item)
+        return Look(f"array {volume.dtype}", volume.shape[::-1])
     if root is None or not (root / item.path).is_file():
         image = listing.open_image(item)
         return Look(f"array {image.mode}", image.size)
@@ -62,17 +66,22 @@ def look(listing: Listing, item: Item, root: Path | None) -> Look:
         return Look(f"{image.format} {image.mode}", image.size, is_turned, getattr(image, "n_frames", 1))
 
 
+def plural(listing: Listing) -> str:
+    """Return the word for what a set consists of."""
+    return "images" if listing.spatial_dims == 2 else "volumes"
+
+
 def count_lines(listing: Listing) -> Iterator[str]:
     """Yield a table of the images by class (or label) and part."""
     parts: list[Split] = [part for part in SPLITS if listing.of_split(part)]
     pairs = Counter((item.split, name) for item in listing.items for name in item.labels)
     names = list(listing.classes)
-    width = max(len(name) for name in (*names, "images", "without any label"))
+    width = max(len(name) for name in (*names, plural(listing), "without any label"))
     rows = [(name, [pairs[part, name] for part in parts]) for name in names]
     if listing.task == "multi-label":
         without = Counter(item.split for item in listing.items if not item.labels)
         rows.append(("without any label", [without[part] for part in parts]))
-    rows.append(("images", [len(listing.of_split(part)) for part in parts]))
+    rows.append((plural(listing), [len(listing.of_split(part)) for part in parts]))
     yield " ".join([" " * width, *(f"{PART_NAMES[part]:>10}" for part in parts)])
     for name, counts in rows:
         yield " ".join([f"{name:<{width}}", *(f"{count:>10}" for count in counts)])
@@ -83,9 +92,10 @@ def look_lines(looks: Sequence[Look]) -> Iterator[str]:
     kinds = Counter(each.kind for each in looks)
     yield "stored as: " + listed([f"{kind} {count}" for kind, count in kinds.most_common()])
     sizes = Counter(each.size for each in looks)
-    shown = listed([f"{width} x {height} ({count})" for (width, height), count in sizes.most_common()], limit=5)
-    (narrow, low), (wide, high) = (tuple(map(pick, zip(*sizes, strict=True))) for pick in (min, max))
-    yield f"sizes in pixels: {shown}; from {narrow} to {wide} wide and {low} to {high} high"
+    shown = listed([f"{' x '.join(map(str, size))} ({count})" for size, count in sizes.most_common()], limit=5)
+    edges = list(zip(*sizes, strict=True))
+    ranges = [f"{min(edge)} to {max(edge)} {word}" for edge, word in zip(edges, EDGES[: len(edges)], strict=True)]
+    yield f"sizes in {'pixels' if len(edges) == 2 else 'voxels'}: {shown}; from {listed(ranges)}"
     turned, several = sum(each.is_turned for each in looks), sum(each.frames > 1 for each in looks)
     if turned:
         yield f"{turned} with an EXIF rotation, which is not done: images are used as they are stored"
@@ -96,21 +106,23 @@ def look_lines(looks: Sequence[Look]) -> Iterator[str]:
 def channel_statistics(
     listing: Listing, size_px: int, progress: Progress = no_progress
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel of the training images, between 0 and 1.
+    """Return mean and standard deviation of each channel of the training images (or volumes), between 0 and 1.
 
     Args:
         listing: the set.
-        size_px: height and width to which each image is resized, as for a trial.
+        size_px: height and width to which each image is resized, as for a trial; volumes stay as they are.
         progress: called with the numbers of images done and of all images.
     """
     import numpy as np
 
     positions = listing.of_split("train")
-    sums, squares = np.zeros(3), np.zeros(3)
+    sums = squares = np.zeros(())
     for done, position in enumerate(positions, 1):
-        pixels = decode(listing, listing.items[position], size_px).reshape(-1, 3).astype(np.float64) / 255
-        sums += pixels.mean(axis=0)
-        squares += (pixels**2).mean(axis=0)
+        item = listing.items[position]
+        values = listing.open_volume(item)[..., None] if listing.open_volume else decode(listing, item, size_px)
+        pixels = values.reshape(-1, values.shape[-1]).astype(np.float64) / 255
+        sums = sums + pixels.mean(axis=0)
+        squares = squares + (pixels**2).mean(axis=0)
         progress(done, len(positions))
     mean = sums / len(positions)
     std = np.sqrt(np.maximum(squares / len(positions) - mean**2, 0))
@@ -118,7 +130,10 @@ def channel_statistics(
 
 
 def contact_sheet(listing: Listing) -> Image:
-    """Return a picture of some images of each class (or label), a row each, spread over all parts."""
+    """Return a picture of some images of each class (or label), a row each, spread over all parts.
+
+    Of a volume it shows the slice in the middle of its depth.
+    """
     from PIL import Image, ImageDraw
     from PIL.ImageOps import pad
 
@@ -132,9 +147,18 @@ def contact_sheet(listing: Listing) -> Image:
         top = MARGIN_PX + row * (step + TEXT_PX)
         draw.text((MARGIN_PX, top), name, fill="black")
         for column, item in enumerate(items):
-            tile = pad(listing.open_image(item), (TILE_PX, TILE_PX), color="grey")
+            tile = pad(_shown(listing, item), (TILE_PX, TILE_PX), color="grey")
             sheet.paste(tile, (MARGIN_PX + column * step, top + TEXT_PX))
     return sheet
+
+
+def _shown(listing: Listing, item: Item) -> Image:
+    from PIL import Image
+
+    if listing.open_volume is None:
+        return listing.open_image(item)
+    volume = listing.open_volume(item)
+    return Image.fromarray(volume[len(volume) // 2]).convert("RGB")
 
 
 def _some(listing: Listing, is_wanted: Callable[[Item], bool]) -> list[Item]:

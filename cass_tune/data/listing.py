@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from cass_tune.data.task import Label, Task, names, shown
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL.Image import Image
 
 Split = Literal["train", "val", "test"]
@@ -49,10 +50,11 @@ class Listing:
     Args:
         name: catalogued name.
         items: sorted by path.
-        open_image: returns the RGB image of an item.
+        open_image: returns the RGB image of an item; raises `UsageError` in a set of volumes.
         fingerprint: SHA-256 that stands for all items (or for the generator of a synthetic set).
         bad_images: relative path and reason of every image that was skipped.
         warnings: what the user should know (identical files across parts, ...).
+        open_volume: returns the volume of an item, uint8 of shape (depth, height, width); None in a set of images.
     """
 
     name: str
@@ -61,6 +63,12 @@ class Listing:
     fingerprint: str
     bad_images: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    open_volume: Callable[[Item], np.ndarray] | None = None
+
+    @property
+    def spatial_dims(self) -> Literal[2, 3]:
+        """2 in a set of images, 3 in one of volumes."""
+        return 2 if self.open_volume is None else 3
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from cass_tune.data.collect import data_root
 from cass_tune.data.groups import identical_file_warnings, merge_groups
 from cass_tune.data.index import Progress, no_progress
 from cass_tune.data.listing import SPLITS, Item, Listing, Split, fingerprint
-from cass_tune.data.medmnist_sets import SETS, SIZES_PX, VOLUMES, MedMnist
+from cass_tune.data.medmnist_sets import SETS, SIZES_PX, MedMnist
 from cass_tune.data.task import Label
 from cass_tune.errors import UsageError, did_you_mean
 
@@ -27,7 +27,7 @@ PREFIX = "medmnist:"
 
 
 def medmnist_listing(data: Data, progress: Progress = no_progress) -> Listing:
-    """List the images of ``medmnist:<name>``, where the name of the larger sizes ends in _64, _128 or _224.
+    """List the images (or volumes) of ``medmnist:<name>``; the name of the larger sizes ends in _64, _128 or _224.
 
     The parts are the official ones, and the classes have the official names; grades are classes.
 
@@ -44,18 +44,15 @@ def medmnist_listing(data: Data, progress: Progress = no_progress) -> Listing:
 def _known(file_name: str) -> tuple[MedMnist, str]:
     """Return what is known of a set, and the MD5 of its file."""
     name, _, size = file_name.partition("_")
-    if name in VOLUMES:
+    known = SETS.get(name)
+    sizes = ["" if px == SIZES_PX[0] else str(px) for px in SIZES_PX[: len(known.md5) if known else None]]
+    if known is None or size not in sizes or file_name.endswith("_"):
+        larger = ", ".join(f"_{size}" for size in sizes[1:])
         raise UsageError(
-            f"--data.name {PREFIX}{file_name} has volumes, and networks take images: three-dimensional sets cannot be "
-            f"used yet. Give one of {', '.join(SETS)}."
+            f"--data.name {PREFIX}NAME must name one of {', '.join(SETS)}, with {larger} behind it for the larger "
+            f"sizes, but got {file_name!r}.{did_you_mean(name, SETS)}"
         )
-    sizes = {"" if px == SIZES_PX[0] else str(px): number for number, px in enumerate(SIZES_PX)}
-    if name not in SETS or size not in sizes or file_name.endswith("_"):
-        raise UsageError(
-            f"--data.name {PREFIX}NAME must name one of {', '.join(SETS)}, with _64, _128 or _224 behind it for the "
-            f"larger images, but got {file_name!r}.{did_you_mean(name, SETS)}"
-        )
-    return SETS[name], SETS[name].md5[sizes[size]]
+    return known, known.md5[sizes.index(size)]
 
 
 def _check_md5(path: Path, expected: str) -> None:
@@ -75,7 +72,7 @@ def _check_md5(path: Path, expected: str) -> None:
 
 
 def listing_of(path: Path, known: MedMnist, progress: Progress = no_progress) -> Listing:
-    """Return the images of an npz file, whatever its checksum.
+    """Return the images (or volumes) of an npz file, whatever its checksum.
 
     Args:
         path: the file; its stem is the listing's name.
@@ -102,9 +99,10 @@ def listing_of(path: Path, known: MedMnist, progress: Progress = no_progress) ->
     return Listing(
         name=path.stem,
         items=items,
-        open_image=partial(_open, path),
+        open_image=partial(_open if known.spatial_dims == 2 else _refuse, path),
         fingerprint=fingerprint(items),
         warnings=tuple(identical_file_warnings(items)),
+        open_volume=partial(_open_volume, path) if known.spatial_dims == 3 else None,
     )
 
 
@@ -112,11 +110,14 @@ def _arrays(path: Path, known: MedMnist, part: Split) -> tuple[np.ndarray, np.nd
     """Return images and labels of one part, checked."""
     images, labels = read_array(path, f"{part}_images"), read_array(path, f"{part}_labels")
     count, columns = known.images[part], len(known.labels) if known.task == "multi-label" else 1
-    is_image = images.dtype == "uint8" and images.ndim in (3, 4) and images.shape[3:] in ((), (3,))
-    if not is_image or len(images) != count or 0 in images.shape:
+    shapes = [f"({count}, height, width)", f"({count}, height, width, 3)"]
+    is_right = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
+    if known.spatial_dims == 3:
+        shapes, is_right = [f"({count}, depth, height, width)"], images.ndim == 4
+    if not is_right or images.dtype != "uint8" or len(images) != count or 0 in images.shape:
         raise UsageError(
-            f"{str(path)!r}: {part}_images must be uint8 of shape ({count}, height, width) or ({count}, height, width, "
-            f"3), but is {images.dtype} of shape {images.shape}. Download the file again."
+            f"{str(path)!r}: {part}_images must be uint8 of shape {' or '.join(shapes)}, but is {images.dtype} of "
+            f"shape {images.shape}. Download the file again."
         )
     highest = 1 if known.task == "multi-label" else len(known.labels) - 1
     if labels.dtype.kind not in "iu" or labels.shape != (count, columns) or labels.min() < 0 or labels.max() > highest:
@@ -167,6 +168,19 @@ def _open(path: Path, item: Item) -> Image:
     return open_image(path, item.path)
 
 
+def _refuse(path: Path, item: Item) -> Image:
+    raise UsageError(f"{str(path)!r} has volumes, not images. Give another --data.name.")
+
+
+def _array(path: Path, place: str) -> np.ndarray:
+    part, _, number = place.partition("/")
+    return _images(Path(os.path.abspath(path)), part)[int(number)]
+
+
+def _open_volume(path: Path, item: Item) -> np.ndarray:
+    return _array(path, item.path)
+
+
 def open_image(path: Path, place: str) -> Image:
     """Return one image as RGB.
 
@@ -176,5 +190,4 @@ def open_image(path: Path, place: str) -> Image:
     """
     from PIL import Image
 
-    part, _, number = place.partition("/")
-    return Image.fromarray(_images(Path(os.path.abspath(path)), part)[int(number)]).convert("RGB")
+    return Image.fromarray(_array(path, place)).convert("RGB")

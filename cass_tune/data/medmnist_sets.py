@@ -1,4 +1,4 @@
-"""The two-dimensional MedMNIST sets: task, labels, parts and checksums, from the official ``medmnist/info.py``.
+"""The MedMNIST sets, of images and volumes: task, labels, parts, checksums, from the official ``medmnist/info.py``.
 
 Version 3 (https://zenodo.org/records/10519652), with the sizes of MedMNIST+; Yang et al. 2023 (Scientific Data 10, 41).
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from cass_tune.data.listing import Split
 from cass_tune.data.task import Task
 
 SIZES_PX = (28, 64, 128, 224)
-VOLUMES = ("organmnist3d", "nodulemnist3d", "adrenalmnist3d", "fracturemnist3d", "vesselmnist3d", "synapsemnist3d")
-"""The three-dimensional sets."""
+"""Edges of images and volumes; volumes have the first two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,9 @@ class MedMnist:
 
     Args:
         labels: their names, in the order of the numbers (or columns) in the file.
-        images: by part.
+        images: their number (or that of volumes) by part.
         md5: of the file, by `SIZES_PX`.
+        spatial_dims: 2 for images, 3 for volumes.
         task: what is asked about an image.
         is_ordinal: whether the classes are grades; they are then classes all the same, as in the official evaluation.
         licence: of the images.
@@ -31,7 +32,8 @@ class MedMnist:
 
     labels: tuple[str, ...]
     images: Mapping[Split, int]
-    md5: tuple[str, str, str, str]
+    md5: tuple[str, ...]
+    spatial_dims: Literal[2, 3] = 2
     task: Task = "multi-class"
     is_ordinal: bool = False
     licence: str = "CC BY 4.0"
@@ -186,5 +188,44 @@ SETS: Mapping[str, MedMnist] = {
             "ded0c5fa01a95dc4978b956f613e9b8e",
             "b354719e553fbbb2513d5533f52a4cb1",
         ),
+    ),
+    "organmnist3d": MedMnist(
+        labels=(
+            *("liver", "kidney-right", "kidney-left", "femur-right", "femur-left", "bladder"),
+            *("heart", "lung-right", "lung-left", "spleen", "pancreas"),
+        ),
+        images=_images(971, 161, 610),
+        md5=("a0c5a1ff56af4f155c46d46fbb45a2fe", "58a2205adf14a9d0a189cb06dc78bf10"),
+        spatial_dims=3,
+    ),
+    "nodulemnist3d": MedMnist(
+        labels=("benign", "malignant"),
+        images=_images(1158, 165, 310),
+        md5=("8755a7e9e05a4d9ce80a24c3e7a256f3", "c47c5b7d457bf6332200d2ea6d64ecd8"),
+        spatial_dims=3,
+    ),
+    "adrenalmnist3d": MedMnist(
+        labels=("normal", "hyperplasia"),
+        images=_images(1188, 98, 298),
+        md5=("bbd3c5a5576322bc4cdfea780653b1ce", "17721accfe9fb005146a47d33bc54b2f"),
+        spatial_dims=3,
+    ),
+    "fracturemnist3d": MedMnist(
+        labels=("buckle rib fracture", "nondisplaced rib fracture", "displaced rib fracture"),
+        images=_images(1027, 103, 240),
+        md5=("6aa7b0143a6b42da40027a9dda61302f", "f01d7e6316aedf4210da0da5b7437b42"),
+        spatial_dims=3,
+    ),
+    "vesselmnist3d": MedMnist(
+        labels=("vessel", "aneurysm"),
+        images=_images(1335, 191, 382),
+        md5=("b41fd4f7e7e2feedddb201585ecafa1b", "6bb274a8846e1097066dcd64e2c4520f"),
+        spatial_dims=3,
+    ),
+    "synapsemnist3d": MedMnist(
+        labels=("inhibitory synapse", "excitatory synapse"),
+        images=_images(1230, 177, 352),
+        md5=("1235b78a3cd6280881dd7850a78eadb6", "43bd14ebf3af9d3dd072446fedc14d5e"),
+        spatial_dims=3,
     ),
 }

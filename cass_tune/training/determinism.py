@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
@@ -9,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -35,11 +37,20 @@ def prepare_torch(device: torch.device, threads: int) -> None:
         enable(device.type != "cuda")  # there, its backward is not deterministic under warn_only
     torch.backends.cuda.enable_mem_efficient_sdp(False)  # the same
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # attention is left in the precision of the trial
+    _freeze_modules()
     gc.collect()  # networks of a trial that was interrupted in this process
     if device.type == "cuda":
         torch.cuda.init()
         torch.cuda.empty_cache()
     reset_peak_memory(device)
+
+
+@cache
+def _freeze_modules() -> None:
+    """Let the collector pass over what is imported by now: a collection then takes no quarter of a second."""
+    gc.collect()
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # some extensions complain of what is left at the end
 
 
 class Alerts(logging.Handler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 SAMPLE_S = 1.0
 """Time between two questions to the GPU's driver, whose answer is about the last second or less."""
+
+RESIDENT_ERROR = 1.02
+"""How far the kernel's two counts of resident memory are apart at most: each is kept by processor."""
 
 
 class Utilisation:
@@ -58,17 +62,40 @@ class Utilisation:
             logger.debug("the GPU's utilisation is not known: %s", error)
 
 
-def peak_memory_gib(device: torch.device) -> float:
-    """Return the most memory used since `reset_peak_memory`: allocated on the GPU, or resident in this process."""
+def peak_memory_gib(device: torch.device) -> float | None:
+    """Return the most memory used since `reset_peak_memory`: allocated on the GPU, or resident in this process.
+
+    None: not known, because an earlier trial in this process used more, and the system cannot forget that.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    most = _most_resident()
+    return most / 2**30 if most > _earlier else None
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Forget the memory of trials that ran in this process before; on a CPU, Linux alone can."""
+    """Forget the memory of trials that ran in this process before; on a CPU, Linux alone can, and not everywhere."""
+    global _earlier
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    most = _most_resident()
+    _earlier = 0 if most <= RESIDENT_ERROR * _resident() else most
+
+
+_earlier = 0
+"""The most bytes of earlier trials, where they could not be forgotten."""
+
+
+def _most_resident() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _resident() -> int:
+    """Return the bytes that are resident now; 0: not known."""
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return 0

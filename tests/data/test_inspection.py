@@ -38,7 +38,7 @@ def test_what_is_in_a_set(root: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "PNG RGB 4",
         "JPEG L 1",
         "16 x 16 (5)",
-        "from 16 to 20 wide and 10 to 16 high",
+        "from 16 to 20 wide, 10 to 16 high",
         "1 with an EXIF rotation",
         "1 set of identical files in more than one part",
         "--data.leaks drop",
@@ -91,7 +91,7 @@ def test_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     for words in (
         "isic2019: ISIC 2019",
-        "25331 images",
+        "25331 in all",
         "retinamnist: 5 grades",
         "licence: private",
         "NV 1, MEL 0.4717",

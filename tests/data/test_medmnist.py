@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cass_tune.config import Data
+from cass_tune.data.__main__ import main
 from cass_tune.data.catalog import list_images
 from cass_tune.data.medmnist import listing_of
-from cass_tune.data.medmnist_sets import SETS, VOLUMES, MedMnist
+from cass_tune.data.medmnist_sets import SETS, MedMnist
 from cass_tune.errors import UsageError
+from studies.batch_ablation import STUDY
 
 KNOWN = MedMnist(labels=("yes", "no", "perhaps"), images={"train": 4, "val": 2, "test": 3}, md5=("", "", "", ""))
 SEVERAL = dataclasses.replace(KNOWN, task="multi-label")
+SOLID = dataclasses.replace(KNOWN, spatial_dims=3)
 
 
 def arrays(known: MedMnist = KNOWN, channels: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
@@ -114,14 +118,61 @@ def test_names_and_checksums(tmp_path: Path) -> None:
     assert "must have the file breastmnist.npz" in refused("breastmnist", tmp_path)
     assert "Did you mean 'retinamnist' or" in refused("retinmnist", tmp_path)
     for name in ("breastmnist_", "breastmnist_32", ""):
-        assert "with _64, _128 or _224 behind it" in refused(name, tmp_path)
-    for name in VOLUMES:
-        assert "three-dimensional sets cannot be used yet" in refused(name, tmp_path)
+        assert "with _64, _128, _224 behind it" in refused(name, tmp_path)
+    assert "with _64 behind it" in refused("organmnist3d_128", tmp_path)
+    assert "must have the file organmnist3d_64.npz" in refused("organmnist3d_64", tmp_path)
 
 
 def test_the_table_of_sets() -> None:
     checksums = [md5 for known in SETS.values() for md5 in known.md5]
-    assert len(SETS) == 12 and len(set(checksums)) == 48 and all(len(md5) == 32 for md5 in checksums)
+    assert len(SETS) == 18 and len(set(checksums)) == 12 * 4 + 6 * 2 and all(len(md5) == 32 for md5 in checksums)
+    assert {len(known.md5) for known in SETS.values() if known.spatial_dims == 3} == {2}
+
+
+def test_volumes(tmp_path: Path) -> None:
+    values = arrays(SOLID, channels=(5,))
+    listing = listing_of(write(tmp_path, values), SOLID)
+    (item,) = (item for item in listing.items if item.path == "val/000001")
+    assert listing.spatial_dims == 3 and listing.open_volume is not None
+    assert np.array_equal(listing.open_volume(item), values["val_images"][1])
+    with pytest.raises(UsageError, match="has volumes, not images"):
+        listing.open_image(item)
+
+
+@pytest.mark.parametrize(("known", "channels", "shape"), [(KNOWN, (5,), "(4, 8, 6, 5)"), (SOLID, (), "(4, 8, 6)")])
+def test_volumes_are_no_images(tmp_path: Path, known: MedMnist, channels: tuple[int, ...], shape: str) -> None:
+    assert f"is uint8 of shape {shape}" in problem(write(tmp_path, arrays(known, channels)), known)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("name", "edge"), [("adrenalmnist3d", 28), ("adrenalmnist3d_64", 64)])
+def test_official_volumes(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, edge: int
+) -> None:
+    sheet, root = tmp_path / "sheet.png", str(real_data / "medmnist")
+    assert main([f"medmnist:{name}", "--root", root, "--sheet", str(sheet), "--statistics"]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "1584 volumes",
+        f"{edge} x {edge} x {edge} (1584)",
+        f"{edge} to {edge} deep",
+        "training volumes: mean 0.",
+    ):
+        assert words in said
+    rows = [line.split() for line in said.splitlines() if line.split()[:1] in (["hyperplasia"], ["normal"])]
+    assert rows == [["hyperplasia", "259", "22", "69"], ["normal", "929", "76", "229"]]
+    with Image.open(sheet) as picture:
+        assert np.unique(np.asarray(picture)).size > 2
+
+
+@pytest.mark.real_data
+def test_a_study_of_volumes_is_refused_before_it_starts(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = str(real_data / "medmnist")
+    given = ["--data.name", "medmnist:adrenalmnist3d", "--data.root", root, "--results", str(tmp_path / "results")]
+    assert STUDY.main(lambda *_: "", given) == 2
+    assert "has volumes, and every network of this version takes images" in capsys.readouterr().err
 
 
 @pytest.mark.real_data

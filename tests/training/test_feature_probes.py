@@ -13,15 +13,15 @@ from sklearn.exceptions import ConvergenceWarning
 
 from cass_tune.config import ARMS
 from cass_tune.training import feature_probes
+from cass_tune.training import linear_probe as logistic
 from cass_tune.training.feature_probes import (
-    C_GRID,
     Features,
     extract,
     knn_macro_f1,
     knn_probabilities,
     knn_probe,
-    linear_probe,
 )
+from cass_tune.training.linear_probe import C_GRID, linear_probe
 from tests import tiny
 
 CLASSES = 4
@@ -81,7 +81,7 @@ def test_the_test_part_changes_nothing_but_its_own_numbers(probe: Callable[[Part
 def test_validation_labels_are_never_fitted(
     probe: Callable[[Parts], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_probes, "C_GRID", (0.01,))
+    monkeypatch.setattr(logistic, "C_GRID", (0.01,))
     true = parts(spread=2.0)
     others = {**true, "validation": shuffled(clusters(7, 40, spread=1.0))}
     one, other = probe(true), probe(others)
@@ -131,19 +131,19 @@ class TestC:
     def test_by_validation(self, monkeypatch: pytest.MonkeyPatch) -> None:
         scores = dict.fromkeys(C_GRID, 0.5) | {0.1: 0.7, 1.0: 0.7}
         true, fits = parts(), iter(C_GRID)
-        measured = feature_probes._metrics
+        measured = logistic.probe_metrics
 
         def metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
             found = measured(probabilities, labels)
             c = next(fits, None)
             return found if c is None else {**found, "macro_f1": scores[c]}
 
-        monkeypatch.setattr(feature_probes, "_metrics", metrics)
+        monkeypatch.setattr(logistic, "probe_metrics", metrics)
         found = linear_probe(true, CLASSES)
         assert (found["c"], found["at_grid_end"]) == (0.1, False)
 
     def test_a_fit_that_does_not_converge_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(feature_probes, "MAX_ITERATIONS", 1)
+        monkeypatch.setattr(logistic, "MAX_ITERATIONS", 1)
         found = linear_probe(parts(), CLASSES)  # and its warning, an error in tests, is no error
         assert (found["converged"], found["iterations"]) == (False, 1)
         assert issubclass(ConvergenceWarning, UserWarning)
