@@ -172,6 +172,8 @@ class Data(Section):
         folds, fold = (flag(type(self), name) for name in ("folds", "fold"))
         if self.folds == 1:
             return f"{folds} must be 0 (none) or at least 2, but got 1."
+        if self.fold > 1 and not self.folds:
+            return f"{fold} {self.fold} needs {folds}, the number of folds, of which it is one."
         if self.fold > max(1, self.folds):
             return f"{fold} must be one of the {self.folds} of {folds}, counted from 1, but got {self.fold}."
         return ""

@@ -83,7 +83,7 @@ class PartSizes:
         """Return the sizes of a trial's parts, which its seed does not change.
 
         Raises:
-            UsageError: a class has no training image left.
+            UsageError: a class has no training image left, or there is no image for validation.
         """
         if trial.data not in self._known:
             parts = split(self._listing, trial.data, trial.seed)

@@ -7,17 +7,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cass_tune.config import ARMS
+from cass_tune.config import ARMS, Data
 from cass_tune.console import Work, duration
 from cass_tune.data.listing import Listing
+from cass_tune.data.splits import SPLIT_OPTIONS, distinct_splits
+from cass_tune.data.wording import listed
 from cass_tune.estimate import PUBLISHED, RATES, Estimate, Room, Sizes, Time
 from cass_tune.fitting import Fit
 from cass_tune.keeping import gigabytes
 from cass_tune.plan import Wanted
+from cass_tune.results import SPLIT_DIGITS
 from cass_tune.sharing import unshared_reason
 
 WARNINGS_SHOWN = 6
 SHARED_SHOWN = 3
+SPLITS_SHOWN = 3
 
 
 def headline(record: Mapping[str, Any]) -> str:
@@ -78,7 +82,7 @@ def plan_lines(
         price: of an hour of one device.
         trials: says how many trials there are; the cells, controls and seeds of the wanted ones by default.
     """
-    lines = [*_data_lines(listing), trials or _trials_line(wanted)]
+    lines = [*_data_lines(listing), *_split_lines(listing, wanted), trials or _trials_line(wanted)]
     if estimate is None:
         return [*lines, f"finished: unknown. Not checked: {unchecked}"]
     lines += [_state_line(missing, states), *_pretraining_lines(wanted, missing, estimate)]
@@ -99,6 +103,21 @@ def _data_lines(listing: Listing | None) -> list[str]:
         *(f"  note: {text}" for text in warnings[:WARNINGS_SHOWN]),
         *more,
     ]
+
+
+def _split_lines(listing: Listing | None, wanted: Sequence[Wanted]) -> Iterator[str]:
+    """Yield the hash of each distinct split, with which options it is that of which trials."""
+    splits = distinct_splits(listing, (item.trial.data for item in wanted)) if listing else {}
+    varied = [name for name in SPLIT_OPTIONS if len({getattr(data, name) for data in splits.values()}) > 1]
+    shown = [digest[:SPLIT_DIGITS] + _options_text(data, varied) for digest, data in splits.items()]
+    if shown:
+        yield f"{'split' if len(shown) == 1 else f'splits: {len(shown)}'}: {listed(shown, limit=SPLITS_SHOWN)}"
+
+
+def _options_text(data: Data, names: Sequence[str]) -> str:
+    """Return for example `` (fold 2)``; nothing of no options."""
+    options = ", ".join(f"{name.replace('_', ' ')} {getattr(data, name)}" for name in names)
+    return f" ({options})" if options else ""
 
 
 def _trials_line(wanted: Sequence[Wanted]) -> str:

@@ -13,6 +13,7 @@
                          phase and epoch), predictions.parquet (per trial, arm, part and image);
                          search/<search id>/: suggestions/<number>.json, outcomes/<number>.json, holder.json, and
                          journal.log, the same for Optuna (derived)
+    splits/<hash>.json   which image is in which part, once for all trials that have the same parts
     cards/<hash>.json    memory and speed that were measured of one kind of training step on one kind of GPU
     ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
 
@@ -56,6 +57,8 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "cass_tune.toml"
 """Settings of a working folder (`cass_tune.options` reads all of them)."""
+SPLIT_DIGITS = 16
+"""Digits of a split's digest by which it is filed and shown."""
 
 Record = dict[str, Any]
 
@@ -550,7 +553,7 @@ class Results:
 
     def split(self, digest: str) -> AnyPath:
         """Return the file of a split."""
-        return self.root / "splits" / f"{digest[:16]}.json"
+        return self.root / "splits" / f"{digest[:SPLIT_DIGITS]}.json"
 
     def ray(self, study: str) -> Path:
         """Return the folder of Ray's own records; with an object store as root, a local one of this user."""

@@ -46,7 +46,7 @@ def trial_steps(attempt: Attempt) -> Iterator[Record]:
     attempt.store(lambda: attempt.folder.write_environment(attempt.environment_record(attempt.devices)))
     parts = split(attempt.listing, attempt.trial.data, attempt.trial.seed)
     check_batch(attempt.trial, len(parts.pretrain))
-    record = split_record(attempt.listing, parts, attempt.trial.data)
+    record = split_record(attempt.listing, attempt.trial.data)
     digest = split_digest(record)
     attempt.store(lambda: attempt.results.keep_split(digest, record))
     for text in parts.warnings + attempt.listing.warnings:

@@ -67,7 +67,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("data.folds", -1, "at least 0"),
     ("data.folds", 1, "0 (none) or at least 2"),
     ("data.fold", 0, "at least 1"),
-    ("data.fold", 2, "one of the 0 of --data.folds"),
+    ("data.fold", 2, "--data.fold 2 needs --data.folds"),
     ("data.leaks", "mend", "'keep', 'drop'"),
     ("data.normalisation", "none", "'imagenet', 'model'"),
     ("data.pipeline", "fast", "'torchvision-1', 'opencv-1', 'device-1'"),

@@ -39,6 +39,7 @@ def test_the_papers_grid(plan: Plan) -> None:
     assert lines == [
         "PAPER paper_grid: preset paper, as asked for, on phantom.",
         "data: phantom, 400 train, 200 test images, classes glioma, meningioma, notumor, pituitary",
+        "split: a1b56330190e84f5",
         "trials: 27 cells and 3 controls without pretraining, 1 seed (0): 30",
         "finished: none; to run: 30",
         "pretraining: 3 distinct, 3150 epochs asked for, 600 to run (what trials have in common is done once)",
@@ -58,16 +59,16 @@ def test_the_papers_grid(plan: Plan) -> None:
 
 def test_five_seeds_of_the_papers_grid(plan: Plan) -> None:
     lines = plan(f"{PAPER} --seeds 0 1 2 3 4")
-    assert lines[2] == "trials: 27 cells and 3 controls without pretraining, 5 seeds (0 1 2 3 4): 150"
-    assert lines[4].startswith("pretraining: 15 distinct, 15750 epochs asked for, 3000 to run")
-    assert lines[8] == "  and 12 more that are shared"
-    assert len([line for line in lines if not line.startswith("warning: this does not fit")]) == 12
+    assert lines[3] == "trials: 27 cells and 3 controls without pretraining, 5 seeds (0 1 2 3 4): 150"
+    assert lines[5].startswith("pretraining: 15 distinct, 15750 epochs asked for, 3000 to run")
+    assert lines[9] == "  and 12 more that are shared"
+    assert len([line for line in lines if not line.startswith("warning: this does not fit")]) == 13
 
 
 def test_the_trunk_of_a_schedule_that_decays(plan: Plan) -> None:
     lines = plan(f"{PAPER} --pretrain.schedule wsd")
-    assert "690 to run" in lines[4]
-    assert lines[5] == (
+    assert "690 to run" in lines[5]
+    assert lines[6] == (
         "  batch_size=8 seed=0: a trunk of 160 epochs, from which decays of 10, 20 and 40 lead to 50, 100 and 200; "
         "9 trials"
     )
@@ -75,22 +76,22 @@ def test_the_trunk_of_a_schedule_that_decays(plan: Plan) -> None:
 
 def test_patience_makes_samples_and_hours_the_most_that_can_be(plan: Plan) -> None:
     lines = plan(f"{PAPER} --recipe corrected")
-    assert lines[8].startswith("samples: at most ")
-    assert lines[9].endswith("; less where --finetune.patience ends a finetuning before")
+    assert lines[9].startswith("samples: at most ")
+    assert lines[10].endswith("; less where --finetune.patience ends a finetuning before")
 
 
 def test_why_lengths_share_nothing(plan: Plan) -> None:
     lines = plan(f"{PAPER} --pretrain.schedule cosine_to_end", EPOCHS)
-    assert "3 distinct, 350 epochs asked for, 350 to run" in lines[4]
-    assert lines[5].startswith("  note: pretrainings of different lengths share nothing: the learning rate of ")
-    assert lines[6].endswith(" without sharing")
+    assert "3 distinct, 350 epochs asked for, 350 to run" in lines[5]
+    assert lines[6].startswith("  note: pretrainings of different lengths share nothing: the learning rate of ")
+    assert lines[7].endswith(" without sharing")
 
 
 def test_why_batch_sizes_share_nothing(plan: Plan) -> None:
     lines = plan("--seeds 0", BATCHES)
-    assert lines[5] == "  note: no two trials have a pretraining in common: they differ in batch_size"
+    assert lines[6] == "  note: no two trials have a pretraining in common: they differ in batch_size"
     lines = plan("--seeds 0 1", BATCHES)
-    assert lines[5] == "  note: no two trials have a pretraining in common: they differ in batch_size and seed"
+    assert lines[6] == "  note: no two trials have a pretraining in common: they differ in batch_size and seed"
 
 
 def test_one_trial_is_not_said_to_share_nothing(plan: Plan) -> None:
@@ -108,18 +109,18 @@ def test_nothing_known_of_other_networks(plan: Plan) -> None:
 def test_a_finished_study_has_no_hours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert small.run("--local", "--pretrain.learning-rate", "0.001", results=tmp_path) == 0
     first = capsys.readouterr().out.splitlines()
-    assert first[5].startswith("samples: ") and first[6].startswith("hours: not known before")
-    assert first[7].startswith("disk: at most 10.1 MB for 1 end of pretrainings, 6.73 MB for finetuned networks")
+    assert first[6].startswith("samples: ") and first[7].startswith("hours: not known before")
+    assert first[8].startswith("disk: at most 10.1 MB for 1 end of pretrainings, 6.73 MB for finetuned networks")
     assert small.run("--local", "--pretrain.learning-rate", "0.001", results=tmp_path) == 0
     again = capsys.readouterr().out.splitlines()
-    assert "finished: 2 done; to run: 0" in again[3] and again[4].startswith("pretraining: 1 distinct")
+    assert "finished: 2 done; to run: 0" in again[4] and again[5].startswith("pretraining: 1 distinct")
     assert not any(line.startswith(("samples:", "hours:", "disk:")) for line in again)
 
     small.run("--dry-run", "--price", "2", "--pretrain.learning-rate", "0.001", "--seeds", "0", "1", results=tmp_path)
     longer = capsys.readouterr().out.splitlines()
-    assert longer[5] == "  note: no two trials have a pretraining in common: they differ in seed"
-    assert longer[7] == "hours: less than 0.01 machine-hours, by earlier trials of the same kind"
-    assert longer[8] == "cost: about 0.00, at 2 per machine-hour"
+    assert longer[6] == "  note: no two trials have a pretraining in common: they differ in seed"
+    assert longer[8] == "hours: less than 0.01 machine-hours, by earlier trials of the same kind"
+    assert longer[9] == "cost: about 0.00, at 2 per machine-hour"
 
     small.run("--dry-run", "--pretrain.learning-rate", "0.001", "--seeds", "7", results=tmp_path)
     assert ", by earlier trials of the same kind\n" in capsys.readouterr().out, "though none of these has run"

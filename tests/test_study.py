@@ -112,8 +112,8 @@ def test_a_run_from_nothing_to_the_report(run: Run, tmp_path: Path) -> None:
     assert lines[0].startswith("DEMO batch_ablation: no data named, so small networks on the built-in phantom images")
     assert "--data.name brain_mri --data.root DIR" in lines[0]
     assert "data: phantom, 400 train, 200 test images" in lines[1]
-    assert lines[2] == "trials: 1 cell and 1 control without pretraining, 1 seed (0): 2"
-    assert lines[3] == "finished: none; to run: 2"
+    assert lines[3] == "trials: 1 cell and 1 control without pretraining, 1 seed (0): 2"
+    assert lines[4] == "finished: none; to run: 2"
     assert sum(line.startswith("  done     ") for line in lines) == 2
     assert lines[-1] == "the report"
     (plan,) = folder.plans()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -147,7 +149,14 @@ def _examine(found: Found, progress: Progress) -> tuple[list[Candidate], list[st
 
 
 def _open(root: Path, item: Item) -> Image:
-    return decode_rgb(root / item.path)
+    """Decode an image that is still the one that was listed: pixels are cached under its hash."""
+    content = (root / item.path).read_bytes()
+    if hashlib.sha256(content).hexdigest() != item.sha256:
+        raise UsageError(
+            f"Image {item.path!r} in {str(root)!r} has changed since the data were listed. Leave the data as they are "
+            "while a study runs, and run the same command again."
+        )
+    return decode_rgb(io.BytesIO(content))
 
 
 def _bad_image_problems(bad: Mapping[str, str], data: Data) -> list[str]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,10 +130,10 @@ def split(listing: Listing, data: Data, seed: int) -> Parts:
     image of every label comes first. Pretraining takes the first of its own permutation, which ignores labels.
 
     Raises:
-        UsageError: a class has no training image left.
+        UsageError: a class has no training image left, or there is no image for validation.
     """
     training, validation = training_and_validation(listing, data)
-    _check_classes(listing, training, data)
+    _check_parts(listing, training, validation, data)
     labelled: list[int] = []
     raised: list[str] = []
     for number, (label, members, first) in enumerate(_strata(listing, training, seed)):
@@ -153,12 +153,18 @@ def split(listing: Listing, data: Data, seed: int) -> Parts:
     )
 
 
-def _check_classes(listing: Listing, training: Sequence[int], data: Data) -> None:
+def _check_parts(listing: Listing, training: Sequence[int], validation: Sequence[int], data: Data) -> None:
+    held = f"--data.folds {data.folds}" if data.folds else f"--data.validation-fraction {data.validation_fraction}"
+    if not validation:
+        fold = f"{held} --data.fold {data.fold}" if data.folds else held
+        raise UsageError(
+            f"The validation part ({fold}) has no image: {len(training)} training images in too few groups (patients, "
+            f"identical files). Give {'fewer folds, or ' if data.folds else ''}more images."
+        )
     there = {name for position in training for name in listing.items[position].labels}
     missing = [repr(name) for name in listing.classes if name not in there]
     if not missing:
         return
-    held = f"--data.folds {data.folds}" if data.folds else f"--data.validation-fraction {data.validation_fraction}"
     dropped = " and without what --data.leaks drop leaves out" if data.leaks == "drop" else ""
     raise UsageError(
         f"Class {', '.join(missing)} has no training image beside validation ({held}){dropped}. "
@@ -210,21 +216,23 @@ def _raised(labels: Sequence[str], data: Data) -> Iterator[str]:
         yield f"{fraction} is under half an image; took one of: {', '.join(labels)}."
 
 
-def split_record(listing: Listing, parts: Parts, data: Data) -> dict[str, Any]:
+SPLIT_OPTIONS = ("validation_fraction", "test_fraction", "split_seed", "folds", "fold", "leaks")
+"""Fields of a trial's data on which its parts depend, beside the listing."""
+
+
+def split_record(listing: Listing, data: Data) -> dict[str, Any]:
     """Return which image is in which part, whatever a trial's seed and label fraction.
 
     Args:
         listing: the set.
-        parts: of a trial.
-        data: its options.
+        data: a trial's options.
     """
-    training, _ = training_and_validation(listing, data)
-    members = {"training": training, "validation": parts.validation, "test": parts.test}
-    names = ("validation_fraction", "test_fraction", "split_seed", "folds", "fold", "leaks")
+    training, validation = training_and_validation(listing, data)
+    members = {"training": training, "validation": validation, "test": listing.of_split("test")}
     return {
         "data": listing.name,
         "fingerprint": listing.fingerprint,
-        "options": {name: getattr(data, name) for name in names},
+        "options": {name: getattr(data, name) for name in SPLIT_OPTIONS},
         "parts": {name: [listing.items[i].path for i in positions] for name, positions in members.items()},
     }
 
@@ -233,6 +241,20 @@ def split_digest(record: Mapping[str, Any]) -> str:
     """Return the SHA-256 of what is in a `split_record` of images and parts, 64 hexadecimal digits."""
     kept = {name: record[name] for name in ("fingerprint", "parts")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def distinct_splits(listing: Listing, sections: Iterable[Data]) -> dict[str, Data]:
+    """Return the digest of every distinct split, in order, with the options that first give it.
+
+    Args:
+        listing: the set.
+        sections: options of trials.
+    """
+    options = {tuple(getattr(data, name) for name in SPLIT_OPTIONS): data for data in sections}
+    found: dict[str, Data] = {}
+    for data in options.values():
+        found.setdefault(split_digest(split_record(listing, data)), data)
+    return found
 
 
 def check_batch(trial: Trial, pretrain_images: int) -> None:

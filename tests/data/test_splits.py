@@ -16,6 +16,7 @@ from cass_tune.data.phantom import phantom_listing
 from cass_tune.data.splits import (
     Parts,
     check_batch,
+    distinct_splits,
     fraction_of,
     hold_out,
     split,
@@ -251,6 +252,13 @@ def test_a_class_that_lies_in_one_fold_alone_is_an_error() -> None:
             split(few, Data(folds=3, fold=fold), 0)
 
 
+@pytest.mark.parametrize("data", [Data(), Data(folds=5, fold=5)])
+def test_an_empty_validation_part_is_an_error(data: Data) -> None:
+    few = tiny.listing({"train": {"ant": 1, "bee": 1}, "test": {"ant": 1}})
+    with pytest.raises(UsageError, match=r"The validation part .* has no image: 2 training images"):
+        split(few, data, 0)
+
+
 def test_leaks_are_dropped_from_training_alone() -> None:
     shared = {"train/a/000": "x", "test/a/000": "x", "train/b/001": "y", "val/b/000": "y"}
     counts = {"train": {"a": 5, "b": 5}, "val": {"a": 1, "b": 1}, "test": {"a": 2, "b": 2}}
@@ -265,9 +273,16 @@ def test_leaks_are_dropped_from_training_alone() -> None:
 
 def test_the_record_of_a_split_is_that_of_its_parts() -> None:
     some = Data(label_fraction=0.1, pretrain_fraction=0.5)
-    record = split_record(UNEVEN, split(UNEVEN, some, 3), some)
+    record = split_record(UNEVEN, some)
     assert sorted(path for part in record["parts"].values() for path in part) == [item.path for item in UNEVEN.items]
-    assert split_digest(record) == split_digest(split_record(UNEVEN, split(UNEVEN, Data(), 0), Data()))
+    assert split_digest(record) == split_digest(split_record(UNEVEN, Data()))
     other = Data(split_seed=1)
-    assert split_digest(record) != split_digest(split_record(UNEVEN, split(UNEVEN, other, 0), other))
+    assert split_digest(record) != split_digest(split_record(UNEVEN, other))
     assert record["options"]["split_seed"] == 0 and record["fingerprint"] == UNEVEN.fingerprint
+
+
+def test_splits_are_distinct_by_their_parts() -> None:
+    sections = [Data(label_fraction=0.1), Data(), Data(leaks="drop"), Data(folds=3, fold=2), Data(folds=3, fold=3)]
+    found = distinct_splits(UNEVEN, sections)
+    assert [(data.folds, data.fold) for data in found.values()] == [(0, 1), (3, 2), (3, 3)]
+    assert list(found) == [split_digest(split_record(UNEVEN, data)) for data in found.values()]
