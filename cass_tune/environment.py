@@ -22,13 +22,15 @@ NUMERIC_PACKAGES = ("ray", "torch", "torchvision", "timm", "torchmetrics", "nump
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
     """Return installed versions by package, and Python's; a package that is not installed is ``none``."""
-    found = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found
+    return {"python": platform.python_version(), **{name: _installed(name) for name in packages}}
+
+
+@functools.cache
+def _installed(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 @functools.cache

@@ -68,6 +68,11 @@ def test_nothing_heavy_is_imported_to_see_what_runs(tmp_path: Path) -> None:
     assert not {*HEAVY, "pyarrow"} & set(json.loads(end)["modules"])
 
 
+def test_the_driver_of_trials_needs_no_torch() -> None:
+    """It takes two seconds to import, and a node that only drives may have little memory."""
+    assert python("-c", "import cass_tune.runner, sys; print('torch' in sys.modules)") == "False\n"
+
+
 def sources(package: str) -> list[Path]:
     found = sorted((REPOSITORY / package).rglob("*.py"))
     assert len(found) >= 2, f"no {package} to look at"

@@ -11,7 +11,6 @@ from typing import Any
 
 from ray.tune.experiment import Trial
 
-from cass_tune.checkpoints import Checkpoints
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
 from cass_tune.runner.trainable import FAILED, HELD, LEFT, OUT_OF_MEMORY, RETRIED, UNSAVED
@@ -111,6 +110,8 @@ class Retries:
 
     def _mark(self, wanted: Wanted) -> Any:
         """Return something that changes with every new checkpoint and every stored pretraining."""
+        from cass_tune.checkpoints import Checkpoints  # with torch, which takes two seconds to import
+
         trial = Checkpoints(self._results.trial(str(wanted.digest)).checkpoints).names()
         stages = [self._results.stage(segment.stage) for segment in wanted.segments]
         return trial, [(Checkpoints(stage.checkpoints).names(), stage.ends()) for stage in stages]

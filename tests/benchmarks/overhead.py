@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from cass_tune import runner
@@ -51,6 +53,9 @@ BATCH = 8
 SEEDS = 9
 """Of the study of trivial trials: two cells and a control each."""
 MOST_S = 10.0
+TRIVIAL = {"train": 12, "test": 4}
+"""Images of each of two classes in that study, `TRIVIAL_PX` wide: what its trials compute takes next to no time."""
+TRIVIAL_PX = 32
 
 
 @dataclass
@@ -159,13 +164,24 @@ def overhead(rounds: int) -> None:
     print(f"overhead: median {statistics.median(shares):+.2%} of {EPOCH_S:g} s epochs (at most {MOST:.0%} is wanted)")
 
 
+def write_images(root: Path) -> None:
+    """Write the images of the study of trivial trials: noise."""
+    rng = np.random.default_rng(0)
+    for part, count in TRIVIAL.items():
+        for label, number in itertools.product(("a", "b"), range(count)):
+            path = root / part / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (TRIVIAL_PX, TRIVIAL_PX), dtype=np.uint8)).save(path)
+
+
 def trivial() -> None:
     """Print what a study of trivial trials takes."""
-    words = ["--pretrain.epochs", "1", "--finetune.epochs", "1", "--probes", "none"]
-    words += ["--data.label-fraction", "0.01", "--data.pretrain-fraction", "0.05"]
+    words = ["--preset", "demo", "--pretrain.epochs", "1", "--finetune.epochs", "1", "--probes", "none"]
+    words += ["--data.image-size-px", str(TRIVIAL_PX), "--data.label-fraction", "1", "--data.pretrain-fraction", "1"]
     words += ["--seeds", *map(str, range(SEEDS))]
     with tempfile.TemporaryDirectory() as folder:
-        clock = run(Path(folder), *words)
+        write_images(Path(folder, "images"))
+        clock = run(Path(folder, "results"), "--data.name", "folder", "--data.root", f"{folder}/images", *words)
     (began, over), last_row, last_end = clock.ray_tune[0], clock.rows[-1][0], max(clock.ended)
     first, *others = clock.start_ups()
     reused = [value for value in others if value < first]
@@ -184,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
     trivial()
-    overhead(given.rounds)
+    if given.rounds:
+        overhead(given.rounds)
     print(f"load {os.getloadavg()[0]:.1f} at the end")
 
 
