@@ -22,7 +22,7 @@ demo-spot: $(VENV)/installed
 	$(SPOT_RUN)
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadgroup --durations 25
 
 faults: $(VENV)/installed
 	$(RUN) -m tests.faults.campaign --faults $(FAULTS)
