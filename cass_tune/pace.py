@@ -104,13 +104,17 @@ def images_passed(config: Record, counts: Record, phase: str) -> float:
 
 def kind(config: Record, phase: str) -> Kind:
     """Return the kind of a trial's epochs in a phase."""
-    size, pretrain = config["data"]["image_size_px"], config["pretrain"]
+    pretrain, loading = config["pretrain"], (config["data"]["image_size_px"], _pipeline(config))
     if phase == "pretrain":
         networks = (pretrain[arm] for arm in ARMS)
         of_batch = (pretrain["batch_size"], _precision(pretrain))
-        return (phase, size, *networks, *of_batch, pretrain["method"], *_of_method(config))
+        return (phase, *loading, *networks, *of_batch, pretrain["method"], *_of_method(config))
     arm = phase.removeprefix("finetune_")
-    return (phase, size, pretrain[arm], config["finetune"]["batch_size"], _precision(config["finetune"]))
+    return (phase, *loading, pretrain[arm], config["finetune"]["batch_size"], _precision(config["finetune"]))
+
+
+def _pipeline(config: Record) -> str:
+    return config["data"].get("pipeline", "torchvision-1")  # the same
 
 
 def _precision(section: Record) -> str:

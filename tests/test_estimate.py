@@ -381,6 +381,10 @@ class TestHours:
         assert seconds(config, counts, {"finetune_cnn": 0}, lambda *_: None) == (0.0, 0)
 
 
+def of_before_pipelines(config: dict[str, Any]) -> dict[str, Any]:
+    return {**config, "data": {name: value for name, value in config["data"].items() if name != "pipeline"}}
+
+
 def test_pace_of_a_kind_and_of_any() -> None:
     config, counts = to_json(Trial()), LISTING.counts()
     pace = Pace()
@@ -388,6 +392,8 @@ def test_pace_of_a_kind_and_of_any() -> None:
     pace.learn(config, counts, [{"phase": "pretrain", "seconds": 100.0}])
     assert pace.has_learned and pace.knows(config, "pretrain") and not pace.knows(config, "finetune_cnn")
     assert pace.of_kind(config, counts, "finetune_cnn") is None
+    faster = to_json(with_field(Trial(), "data.pipeline", "opencv-1"))
+    assert not pace.knows(faster, "pretrain") and pace.knows(of_before_pipelines(config), "pretrain")
     per_image = 100.0 / images_passed(config, counts, "pretrain")
     passed = images_passed(config, counts, "finetune_cnn")
     assert pace.seconds(config, counts, "finetune_cnn") == pytest.approx(passed * per_image)
