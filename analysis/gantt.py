@@ -36,7 +36,7 @@ class _Attempt:
         host: where it ran.
         start: when it began.
         end: when it ended; of one whose process died the last sign of life.
-        ended: ``finished``, ``failed``, ``interrupted``, ``running`` or ``died``.
+        ended: ``finished``, ``failed``, ``out_of_memory`` (of the GPU), ``interrupted``, ``running`` or ``died``.
         seconds: training time by phase.
     """
 
@@ -59,7 +59,8 @@ def gantt(study: StudyFolder) -> pd.DataFrame:
     Returns:
         One row per attempt and phase: trial, attempt, host, place (attempts at the same time on one host have places of
         their own, from 1), phase, start and end in seconds since the first attempt began, and how the attempt ended:
-        ``finished``, ``failed``, ``interrupted``, ``running`` or ``died``; with its last phase only.
+        ``finished``, ``failed``, ``out_of_memory`` (of the GPU), ``interrupted``, ``running`` or ``died``; with its
+        last phase only.
     """
     attempts = sorted(_attempts(study), key=lambda attempt: (attempt.start, attempt.attempt))
     first = attempts[0].start if attempts else None
@@ -102,7 +103,8 @@ def _computed(folder: Folder) -> dict[str, Seconds]:
 def _attempt(folder: TrialFolder, name: str, record: Record, seconds: Seconds) -> _Attempt:
     start = datetime.fromisoformat(record["started"])
     if record["ended"]:
-        end, ended = datetime.fromisoformat(record["ended"]["time"]), record["ended"]["how"]
+        end = datetime.fromisoformat(record["ended"]["time"])
+        ended = "out_of_memory" if record["ended"].get("out_of_memory") else record["ended"]["how"]
     else:
         found = holder(folder.path)
         is_last = found is not None and found.attempt == record["attempt"]

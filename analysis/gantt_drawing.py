@@ -28,6 +28,7 @@ _PHASES = {
 }
 _MARKS = {
     "failed": ("Failed", "X", "black"),
+    "out_of_memory": ("GPU memory not enough", "s", "black"),
     "interrupted": ("Interrupted, saved", "D", "white"),
     "died": ("Process died", "v", "black"),
     "running": ("Running", ">", "white"),

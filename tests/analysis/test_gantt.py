@@ -60,6 +60,15 @@ def test_each_attempt_has_what_it_computed_itself(root: Root) -> None:
     assert spans(root, "c") == [("finetune_cnn", 120, 140, "finished")]
 
 
+def test_an_attempt_for_which_the_gpu_was_too_small_is_marked(root: Root) -> None:
+    ended = {"how": "failed", "time": "2026-01-01T12:00:20+00:00", "out_of_memory": True}
+    root.attempt(EIGHT, "a", "12:00:00", "12:00:20", ended=ended)
+    root.attempt(EIGHT, "b", "12:01:00", "12:01:20")
+    assert spans(root, "a") == [("other", 0, 20, "out_of_memory")]
+    (legend,) = gantt_figure(gantt(root.study), "A title").legends
+    assert "GPU memory not enough" in [text.get_text() for text in legend.get_texts()]
+
+
 def test_training_does_not_last_longer_than_its_attempt(root: Root) -> None:
     root.attempt(EIGHT, "a", "12:00:00", "12:00:10")
     root.compute(STAGE, "pretrain", [50], attempt="a")
