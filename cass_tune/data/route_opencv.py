@@ -81,12 +81,16 @@ def _saturate(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _perspective(image: np.ndarray, corners: Sequence[tuple[int, int]], moved: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Interpolate in 32-bit floats, which is faster here than in 8 bits, and cut off as PIL does."""
+    """Interpolate in 32-bit floats, which is faster here than in 8 bits, and cut off as PIL does.
+
+    A fourth channel, which is not used, halves the time of coloured images.
+    """
     back = cv2.getPerspectiveTransform(np.array(moved, np.float32), np.array(corners, np.float32))
     matrix = np.linalg.inv(PIXEL) @ back @ PIXEL
     height, width = image.shape[:2]
+    wide = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     view = cv2.warpPerspective(
-        image.astype(np.float32),
+        wide.astype(np.float32),
         matrix,
         (width, height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -94,6 +98,7 @@ def _perspective(image: np.ndarray, corners: Sequence[tuple[int, int]], moved: S
     ).astype(np.uint8)
     inside = np.full((height, width), 255, np.uint8)
     inside = cv2.warpPerspective(inside, matrix, (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
+    view = view if image.ndim == 2 else cv2.cvtColor(view, cv2.COLOR_RGBA2RGB)
     return cv2.bitwise_and(view, view, mask=inside)
 
 
