@@ -38,8 +38,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 OPTIONS = {
-    **{"--preset": "demo", "--data.image-size-px": "32", "--data.label-fraction": "1", "--data.pretrain-fraction": "1"},
-    **{"--pretrain.epochs": "1", "--finetune.epochs": "1"},
+    "--preset": "demo",
+    "--data.image-size-px": "32",
+    "--data.label-fraction": "1",
+    "--data.pretrain-fraction": "1",
+    "--pretrain.epochs": "1",
+    "--finetune.epochs": "1",
 }
 
 
