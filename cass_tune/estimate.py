@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cass_tune.config import ARMS, Trial, to_json
-from cass_tune.data.listing import Listing
+from cass_tune.data.listings import Listings
 from cass_tune.data.splits import split
 from cass_tune.options import Settings
 from cass_tune.pace import PHASES, Kind, Pace, images_passed, kind
@@ -72,11 +72,11 @@ class PartSizes:
     """How many images the parts of trials have; they are split once for all trials with the same data section.
 
     Args:
-        listing: the data.
+        listings: the data, as each of the trials has them.
     """
 
-    def __init__(self, listing: Listing) -> None:
-        self._listing = listing
+    def __init__(self, listings: Listings) -> None:
+        self._listings = listings
         self._known: dict[object, Sizes] = {}
 
     def __call__(self, trial: Trial) -> Sizes:
@@ -86,7 +86,7 @@ class PartSizes:
             UsageError: a class has no training image left, or there is no image for validation.
         """
         if trial.data not in self._known:
-            parts = split(self._listing, trial.data, trial.seed)
+            parts = split(self._listings(trial.data), trial.data, trial.seed)
             self._known[trial.data] = Sizes(
                 pretrain=len(parts.pretrain), labelled=len(parts.labelled), validation=len(parts.validation)
             )
@@ -329,14 +329,15 @@ class Estimator:
 
     Args:
         results: root of all records.
-        listing: the data.
+        listings: the data, as each of the trials has them.
         settings: of the run.
     """
 
-    def __init__(self, results: Results, listing: Listing, settings: Settings) -> None:
-        self.listing = listing
-        self.sizes = PartSizes(listing)
-        self.counts = listing.counts()
+    def __init__(self, results: Results, listings: Listings, settings: Settings) -> None:
+        self.listings = listings
+        self.sizes = PartSizes(listings)
+        self.counts = listings.first.counts()
+        """Images by part and class, from which hours follow: near enough for a trial whose test part is another."""
         self.device = "cpu" if settings.device == "cpu" or settings.gpus_per_trial == 0 else "cuda"
         """On which the trials will run, as far as that is known."""
         self.parameters: dict[tuple[str, int, int], int] = {}

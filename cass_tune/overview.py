@@ -10,6 +10,7 @@ from typing import Any
 from cass_tune.config import ARMS, Data
 from cass_tune.console import Work, duration
 from cass_tune.data.listing import Listing
+from cass_tune.data.listings import Listings
 from cass_tune.data.splits import SPLIT_OPTIONS, distinct_splits
 from cass_tune.data.wording import listed
 from cass_tune.estimate import PUBLISHED, RATES, Estimate, Room, Sizes, Time
@@ -22,6 +23,7 @@ from cass_tune.sharing import unshared_reason
 WARNINGS_SHOWN = 6
 SHARED_SHOWN = 3
 SPLITS_SHOWN = 3
+PARTS_SHOWN = 3
 
 
 def headline(record: Mapping[str, Any]) -> str:
@@ -63,7 +65,7 @@ def plan_lines(
     wanted: Sequence[Wanted],
     missing: Sequence[Wanted],
     states: Mapping[str, str],
-    listing: Listing | None,
+    listings: Listings | None,
     estimate: Estimate | None,
     *,
     unchecked: str,
@@ -76,13 +78,13 @@ def plan_lines(
         wanted: every trial.
         missing: those that will run, in order.
         states: of every trial, by identity.
-        listing: the data, or None when they are not on this machine.
+        listings: the data, as each of the trials has them, or None when they are not on this machine.
         estimate: of the missing trials; None when something could not be checked.
         unchecked: why something could not be checked, or an empty text.
         price: of an hour of one device.
         trials: says how many trials there are; the cells, controls and seeds of the wanted ones by default.
     """
-    lines = [*_data_lines(listing), *_split_lines(listing, wanted), trials or _trials_line(wanted)]
+    lines = [*_data_lines(listings), *_split_lines(listings, wanted), trials or _trials_line(wanted)]
     if estimate is None:
         return [*lines, f"finished: unknown. Not checked: {unchecked}"]
     lines += [_state_line(missing, states), *_pretraining_lines(wanted, missing, estimate)]
@@ -91,23 +93,28 @@ def plan_lines(
     return lines
 
 
-def _data_lines(listing: Listing | None) -> list[str]:
-    if listing is None:
+def _data_lines(listings: Listings | None) -> list[str]:
+    if listings is None:
         return []
-    parts = ", ".join(f"{sum(counts.values())} {part}" for part, counts in listing.counts().items())
+    listing, parts = listings.first, list(dict.fromkeys(map(_parts_text, listings.known)))
     skipped = [f"skipped {len(listing.bad_images)} images that cannot be read"] if listing.bad_images else []
-    warnings = [*skipped, *listing.warnings]
+    warnings = list(dict.fromkeys([*skipped, *(text for each in listings.known for text in each.warnings)]))
     more = [f"  and {len(warnings) - WARNINGS_SHOWN} more warnings"] if len(warnings) > WARNINGS_SHOWN else []
     return [
-        f"data: {listing.name}, {parts} images, classes {', '.join(listing.classes)}",
+        f"data: {listing.name}, {listed(parts, limit=PARTS_SHOWN, separator=' or ')} images, "
+        f"classes {', '.join(listing.classes)}",
         *(f"  note: {text}" for text in warnings[:WARNINGS_SHOWN]),
         *more,
     ]
 
 
-def _split_lines(listing: Listing | None, wanted: Sequence[Wanted]) -> Iterator[str]:
+def _parts_text(listing: Listing) -> str:
+    return ", ".join(f"{sum(counts.values())} {part}" for part, counts in listing.counts().items())
+
+
+def _split_lines(listings: Listings | None, wanted: Sequence[Wanted]) -> Iterator[str]:
     """Yield the hash of each distinct split, with which options it is that of which trials."""
-    splits = distinct_splits(listing, (item.trial.data for item in wanted)) if listing else {}
+    splits = distinct_splits(listings, (item.trial.data for item in wanted)) if listings else {}
     varied = [name for name in SPLIT_OPTIONS if len({getattr(data, name) for data in splits.values()}) > 1]
     shown = [digest[:SPLIT_DIGITS] + _options_text(data, varied) for digest, data in splits.items()]
     if shown:

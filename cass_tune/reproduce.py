@@ -165,13 +165,15 @@ class _Reproduction:
 
     def _train(self, trial: Trial, inputs: Inputs, environment: Record) -> None:
         from cass_tune.data.catalog import list_images
+        from cass_tune.data.listings import Listings
         from cass_tune.estimate import Estimator
         from cass_tune.execution import Execution
         from cass_tune.sharing import register
         from cass_tune.trial import check_inputs, read_inputs
 
-        listing = list_images(trial.data, self._console.counter("images"))
-        check_inputs(read_inputs(trial, listing), inputs)
+        progress = self._console.counter("images")
+        listings = Listings([trial.data], lambda data: list_images(data, progress))
+        check_inputs(read_inputs(trial, listings.first), inputs)
         settings = Settings(
             results=str(self._into),
             local=True,
@@ -190,7 +192,7 @@ class _Reproduction:
         self._again.check_writable()
         register([item], self._again)
         execution = Execution(settings, self._again, self._console, study="reproduced", preset="reproduced")
-        execution.run([item], listing, Estimator(self._again, listing, settings), done=0)
+        execution.run([item], listings.first, Estimator(self._again, listings, settings), done=0)
 
     def _has_probe(self, probe: str) -> bool:
         return probe not in self._folder.missing_probes([probe])

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from cass_tune import ending
-from cass_tune.config import SECTIONS, Pretrain, Trial, with_field
+from cass_tune.config import SECTIONS, Data, Pretrain, Trial, with_field
 from cass_tune.console import Console
 from cass_tune.data.listing import Listing
+from cass_tune.data.listings import Listings
 from cass_tune.devices import auto, auto_line
 from cass_tune.ephemeral import ephemeral
 from cass_tune.errors import UsageError
@@ -140,9 +141,9 @@ class Command:
         self._settle_precision()
         trials = self._trials()
         unchecked: list[str] = []
-        listing: Listing | None = collect(unchecked, self._listing, trials[0])
-        inputs = self._inputs(trials, listing, unchecked)
-        estimator = Estimator(self.results, listing, self.settings) if listing else None
+        listings: Listings | None = collect(unchecked, self._listings, trials)
+        inputs = self._inputs(trials, listings, unchecked)
+        estimator = Estimator(self.results, listings, self.settings) if listings else None
         self._refuse(trials, estimator, unchecked)
         wanted = resolve(trials, inputs, self._passes())
         redo, stops = self.settings.redo, self.settings.on_collapse == "stop"
@@ -151,13 +152,13 @@ class Command:
         states = self._states(wanted)
         estimate = None if unchecked or not estimator else self._estimate(estimator, wanted, missing, states)
         why, price = " ".join(unchecked), self.settings.price
-        self.console.say(*plan_lines(wanted, missing, states, listing, estimate, unchecked=why, price=price))
+        self.console.say(*plan_lines(wanted, missing, states, listings, estimate, unchecked=why, price=price))
         if late:
             self.console.say(f"probes: finished trials that get the ones they lack, without training: {len(late)}")
-        if self.settings.dry_run or listing is None or estimator is None:
+        if self.settings.dry_run or listings is None or estimator is None:
             self.console.say(*(f"  {line}" for line in trial_lines(wanted, states)), DRY_RUN)
             return ending.DONE
-        return self._run(wanted, missing, late, listing, estimator)
+        return self._run(wanted, missing, late, listings.first, estimator)
 
     def _settle_precision(self) -> None:
         """Give each phase what --precision says, unless it has its own or it is varied; say what `auto` has become."""
@@ -174,7 +175,7 @@ class Command:
         self, estimator: Estimator, wanted: Sequence[Wanted], missing: Sequence[Wanted], states: Mapping[str, str]
     ) -> Estimate:
         if missing:
-            estimator.learn_earlier(wanted, missing, states, self._folder(estimator.listing))
+            estimator.learn_earlier(wanted, missing, states, self._folder(estimator.listings.first))
         return estimator.estimate(missing, wanted)
 
     def _refuse(self, trials: Sequence[Trial], estimator: Estimator | None, unchecked: Sequence[str]) -> None:
@@ -285,19 +286,22 @@ class Command:
         }
         return Trial(**sections), problems
 
-    def _listing(self, trial: Trial) -> Listing:
+    def _listings(self, trials: Sequence[Trial]) -> Listings:
+        return Listings((trial.data for trial in trials), self._listing)
+
+    def _listing(self, data: Data) -> Listing:
         from cass_tune.data.catalog import list_images
 
-        listing = list_images(trial.data, self.console.counter("reading images"))
+        listing = list_images(data, self.console.counter("reading images"))
         if listing.spatial_dims == 3:
             raise UsageError(
-                f"--data.name {trial.data.name} has volumes, and every network of this version takes images. "
-                f"Give a set of images; python -m cass_tune.data {trial.data.name} shows what is in this one."
+                f"--data.name {data.name} has volumes, and every network of this version takes images. "
+                f"Give a set of images; python -m cass_tune.data {data.name} shows what is in this one."
             )
         return listing
 
     def _inputs(
-        self, trials: Sequence[Trial], listing: Listing | None, unchecked: list[str]
+        self, trials: Sequence[Trial], listings: Listings | None, unchecked: list[str]
     ) -> dict[Trial, Inputs | None]:
         """Return what each trial reads; each distinct choice of weights is read once."""
         from cass_tune.weights import weights_identity
@@ -307,7 +311,7 @@ class Command:
         inputs: dict[Trial, Inputs | None] = {}
         for trial in trials:
             weights = known[weights_key(trial.pretrain)]
-            inputs[trial] = Inputs(data=listing.fingerprint, **weights) if listing and weights else None
+            inputs[trial] = Inputs(data=listings(trial.data).fingerprint, **weights) if listings and weights else None
         return inputs
 
     def _plan(self, wanted: Sequence[Wanted], listing: Listing) -> dict[str, Any]:

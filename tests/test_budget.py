@@ -12,7 +12,8 @@ import pytest
 
 from cass_tune import budget, execution
 from cass_tune.budget import Budget, Gate
-from cass_tune.config import ARMS, to_json
+from cass_tune.config import ARMS, Data, to_json
+from cass_tune.data.listings import Listings
 from cass_tune.ending import budget_line
 from cass_tune.estimate import Estimator
 from cass_tune.leases import Lease
@@ -57,7 +58,7 @@ class Hours:
         self.items = paper_grid({"pretrain.epochs": (50, 100, 200)})
         self.results = Results(root)
         self.clock = Clock()
-        estimator = Estimator(self.results, LISTING, Settings(device="cpu"))
+        estimator = Estimator(self.results, Listings([Data()], lambda _: LISTING), Settings(device="cpu"))
         config = to_json(self.items[0].trial)
         if known:
             images = images_passed(config, LISTING.counts(), "pretrain")

@@ -13,7 +13,8 @@ import timm
 from torch import nn
 
 from cass_tune.checkpoints import Checkpoints
-from cass_tune.config import Trial, to_json, with_field
+from cass_tune.config import Data, Trial, to_json, with_field
+from cass_tune.data.listings import Listings
 from cass_tune.data.loader import Batches
 from cass_tune.data.splits import split
 from cass_tune.estimate import (
@@ -46,13 +47,14 @@ from tests.grids import COUNTS, INPUTS, listing, paper_grid
 from tests.small import local
 
 LISTING = listing()
+LISTINGS = Listings([Data()], lambda _: LISTING)
 TRAIN = 4570
 """5712 training images less a fifth, class by class."""
 MISSING = "missing"
 
 
 def estimator(root: Path, **settings: Any) -> Estimator:
-    return Estimator(Results(root), LISTING, Settings(**settings))
+    return Estimator(Results(root), LISTINGS, Settings(**settings))
 
 
 def own_of(estimate: Any) -> int:
@@ -84,7 +86,7 @@ class TestSamples:
     """Images that pass forward and backward through one network."""
 
     def test_sizes_do_not_depend_on_the_seed(self) -> None:
-        sizes = PartSizes(LISTING)
+        sizes = PartSizes(LISTINGS)
         for seed in (0, 1):
             for share in (0.01, 0.1, 1.0):
                 trial = with_field(with_field(Trial(), "data.label_fraction", share), "seed", seed)
@@ -96,7 +98,7 @@ class TestSamples:
     def test_of_one_trial(self) -> None:
         """Both networks, without the last partial batch; then each of them with its labels."""
         trial = with_field(Trial(), "pretrain.batch_size", 32)
-        sizes = PartSizes(LISTING)(trial)
+        sizes = PartSizes(LISTINGS)(trial)
         assert training_samples(trial, 100, sizes) == 2 * 100 * (sizes.pretrain // 32 * 32) + 2 * 50 * sizes.labelled
         assert training_samples(trial, 0, sizes) == 2 * 50 * sizes.labelled
 
@@ -105,9 +107,9 @@ class TestSamples:
         items = paper_grid(controls=False)
         found = estimator(tmp_path).estimate(items)
         assert (len(items), own_of(found)) == (27, 600)
-        images = PartSizes(LISTING)(items[0].trial).pretrain
+        images = PartSizes(LISTINGS)(items[0].trial).pretrain
         batches = {size: images // size * size for size in (8, 16, 32)}
-        labelled = [PartSizes(LISTING)(item.trial).labelled for item in items]
+        labelled = [PartSizes(LISTINGS)(item.trial).labelled for item in items]
         finetuning = 2 * 50 * sum(labelled)
         assert found.samples == 2 * 200 * sum(batches.values()) + finetuning
         assert found.samples_alone == 2 * 3 * 350 * sum(batches.values()) + finetuning
@@ -145,7 +147,7 @@ class TestSamples:
 
     def test_what_a_finetuning_has_finished_is_not_counted(self, tmp_path: Path) -> None:
         items = [item for item in paper_grid() if item.is_control][-1:]
-        folder, labelled = Results(tmp_path).trial(str(items[0].digest)), PartSizes(LISTING)(items[0].trial).labelled
+        folder, labelled = Results(tmp_path).trial(str(items[0].digest)), PartSizes(LISTINGS)(items[0].trial).labelled
         assert estimator(tmp_path).estimate(items).samples == 2 * 50 * labelled
         cnn, vit = ([{"phase": f"finetune_{arm}", "epoch": n + 1} for n in range(20)] for arm in ("cnn", "vit"))
         write_json(folder.path / "config.json", {"digest": folder.digest})

@@ -7,8 +7,23 @@ from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
+
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
+"""Pillow's names of what is opened; some of its others are for another program (EPS for Ghostscript)."""
 
 _WIDEST_16_BIT = 65535
+
+
+def open_image(file: Path | BinaryIO) -> ImageFile:
+    """Open a file as the image that its content is, whatever its name.
+
+    Raises:
+        Exception: whatever Pillow raises for a file whose beginning is damaged, or that has none of `FORMATS`.
+    """
+    from PIL import Image
+
+    return Image.open(file, formats=FORMATS)
 
 
 def decode_rgb(file: Path | BinaryIO) -> Image:
@@ -22,9 +37,7 @@ def decode_rgb(file: Path | BinaryIO) -> Image:
         ValueError: the grey values have no known scale (32-bit floats, or whole numbers outside 0 to 65535).
         Exception: whatever Pillow raises for a file that is damaged, truncated or no image.
     """
-    from PIL import Image
-
-    with Image.open(file) as image:
+    with open_image(file) as image:
         image.load()
         return _to_rgb(image)
 

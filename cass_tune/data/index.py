@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cass_tune.data.cache_folder import cache_folder
-from cass_tune.data.decode import decode_rgb
+from cass_tune.data.decode import FORMATS, decode_rgb
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class _Index:
         from PIL import __version__ as pillow_version
 
         self._file: Path | None = None
-        self._pillow = pillow_version  # another version may decode what this one cannot
+        self._reader = f"{pillow_version} {' '.join(FORMATS)}"  # another may decode what this one cannot
         self._database: sqlite3.Connection | None = None
 
     def __enter__(self) -> _Index:
@@ -171,7 +171,7 @@ class _Index:
         by_key = {_key(path): path for path in paths}
         marks = ",".join("?" * len(by_key))
         query = f"SELECT path, size, mtime_ns, sha256, error FROM files WHERE pillow = ? AND path IN ({marks})"
-        for key, size, mtime_ns, sha256, error in database.execute(query, (self._pillow, *by_key)):
+        for key, size, mtime_ns, sha256, error in database.execute(query, (self._reader, *by_key)):
             path = by_key[key]
             if stamps[path] == _Stamp(size, mtime_ns):
                 yield path, Examined(sha256, error)
@@ -180,7 +180,7 @@ class _Index:
         """Keep what was read."""
         if self._database is None or not rows:
             return
-        values = [(_key(p), s.size, s.mtime_ns, self._pillow, e.sha256, e.error) for p, s, e in rows]
+        values = [(_key(p), s.size, s.mtime_ns, self._reader, e.sha256, e.error) for p, s, e in rows]
         try:
             with self._database:
                 self._database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", values)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cass_tune.data.decode import open_image
 from cass_tune.data.index import Progress, no_progress
 from cass_tune.data.listing import SPLITS, Item, Listing, Split
 from cass_tune.data.pixels import decode
@@ -53,15 +54,13 @@ def look(listing: Listing, item: Item, root: Path | None) -> Look:
         item: the image.
         root: folder of the files.
     """
-    from PIL import Image
-
     if listing.open_volume is not None:
         volume = listing.open_volume(item)
         return Look(f"array {volume.dtype}", volume.shape[::-1])
     if root is None or not (root / item.path).is_file():
         image = listing.open_image(item)
         return Look(f"array {image.mode}", image.size)
-    with Image.open(root / item.path) as image:
+    with open_image(root / item.path) as image:
         is_turned = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT
         return Look(f"{image.format} {image.mode}", image.size, is_turned, getattr(image, "n_frames", 1))
 

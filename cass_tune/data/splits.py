@@ -12,6 +12,7 @@ from typing import Any
 
 from cass_tune.config import Data, Trial
 from cass_tune.data.listing import Listing
+from cass_tune.data.listings import Listings
 from cass_tune.data.stratify import iterative_stratification, rarest_label
 from cass_tune.data.task import Label
 from cass_tune.data.wording import counted
@@ -243,17 +244,19 @@ def split_digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def distinct_splits(listing: Listing, sections: Iterable[Data]) -> dict[str, Data]:
+def distinct_splits(listings: Listings, sections: Iterable[Data]) -> dict[str, Data]:
     """Return the digest of every distinct split, in order, with the options that first give it.
 
     Args:
-        listing: the set.
+        listings: the set, as each of the trials has it.
         sections: options of trials.
     """
-    options = {tuple(getattr(data, name) for name in SPLIT_OPTIONS): data for data in sections}
+    options = {
+        (listings(data).fingerprint, *(getattr(data, name) for name in SPLIT_OPTIONS)): data for data in sections
+    }
     found: dict[str, Data] = {}
     for data in options.values():
-        found.setdefault(split_digest(split_record(listing, data)), data)
+        found.setdefault(split_digest(split_record(listings(data), data)), data)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from cass_tune import ending
 from cass_tune.config import Trial, with_field
 from cass_tune.console import Console
-from cass_tune.data.listing import Listing
+from cass_tune.data.listings import Listings
 from cass_tune.errors import Held, UsageError
 from cass_tune.estimate import Estimator
 from cass_tune.identity import ID_DIGITS, RESULTS_VERSION, Inputs, digest, segments, trial_digest
@@ -38,7 +38,7 @@ class _Plan:
     """What is known before anything runs.
 
     Args:
-        listing: the data.
+        listings: the data, as each trial has them.
         estimator: judges trials.
         folder: of the study.
         id: of the search.
@@ -48,7 +48,7 @@ class _Plan:
         likely: trials drawn at random in place of those that are not suggested yet.
     """
 
-    listing: Listing
+    listings: Listings
     estimator: Estimator
     folder: StudyFolder
     id: str
@@ -82,17 +82,17 @@ class SearchCommand(Command):
         if self.options.is_population:
             population.check(design, draws[: self.options.parallel])
         trials = [drawn.trial for drawn in draws]
-        listing: Listing | None = collect(unchecked, self._listing, base)
-        inputs = self._inputs([base, *trials], listing, unchecked)
-        estimator = Estimator(self.results, listing, self.settings) if listing else None
+        listings: Listings | None = collect(unchecked, self._listings, [base, *trials])
+        inputs = self._inputs([base, *trials], listings, unchecked)
+        estimator = Estimator(self.results, listings, self.settings) if listings else None
         self._refuse([base, *trials], estimator, unchecked)
         base_inputs = inputs[base]
-        if listing is None or estimator is None or base_inputs is None or None in inputs.values():
+        if listings is None or estimator is None or base_inputs is None or None in inputs.values():
             what = f"search: {self.options.trials} trials"
             why = " ".join(unchecked)
-            self.console.say(*plan_lines([], [], {}, listing, None, unchecked=why, price=None, trials=what), DRY_RUN)
+            self.console.say(*plan_lines([], [], {}, listings, None, unchecked=why, price=None, trials=what), DRY_RUN)
             return ending.DONE
-        plan = self._planned(design, listing, estimator, inputs, draws)
+        plan = self._planned(design, listings, estimator, inputs, draws)
         self._say(plan)
         if self.options.dry_run:
             self.console.say(*(f"  {line}" for line in trial_lines(plan.wanted, self._states(plan.wanted))), DRY_RUN)
@@ -114,7 +114,7 @@ class SearchCommand(Command):
     def _planned(
         self,
         design: Design,
-        listing: Listing,
+        listings: Listings,
         estimator: Estimator,
         inputs: Mapping[Trial, Inputs | None],
         draws: Sequence[Draw],
@@ -122,11 +122,11 @@ class SearchCommand(Command):
         base_inputs = inputs[design.base]
         assert base_inputs is not None
         search_id = digest(design.record(trial_digest(design.base, base_inputs)))[:ID_DIGITS]
-        folder = self.results.study(self.study.name, f"{listing.name}-{self.preset}")
+        folder = self.results.study(self.study.name, f"{listings.first.name}-{self.preset}")
 
         def resolve(trial: Trial, name: str) -> Wanted:
             check_against_data([trial], estimator.sizes)
-            return self._wanted(trial, name, listing)
+            return self._wanted(trial, name, listings)
 
         suggestions = Suggestions(design, folder.search(search_id), self.results, resolve)
         for record in suggestions.records:
@@ -134,13 +134,13 @@ class SearchCommand(Command):
         wanted = {r["trial"]["digest"]: suggestions.wanted(r, suggestions.trial(r)) for r in suggestions.records}
         left = self.options.trials - len(suggestions.records)
         drawn = (
-            self._wanted(d.trial, label(None, d.asked["params"], d.trial.seed), listing)
+            self._wanted(d.trial, label(None, d.asked["params"], d.trial.seed), listings)
             for d in (draws[-left:] if left > 0 else ())
         )
         epochs = self.options.generation_epochs
         likely = {str(item.digest): replace(item, generation_epochs=epochs) for item in drawn}
         return _Plan(
-            listing=listing,
+            listings=listings,
             estimator=estimator,
             folder=folder,
             id=search_id,
@@ -150,11 +150,11 @@ class SearchCommand(Command):
             likely=[item for name, item in likely.items() if name not in wanted],
         )
 
-    def _wanted(self, trial: Trial, name: str, listing: Listing) -> Wanted:
-        key = weights_key(trial.pretrain)
+    def _wanted(self, trial: Trial, name: str, listings: Listings) -> Wanted:
+        key = (listings(trial.data).fingerprint, *weights_key(trial.pretrain))
         if key not in self._inputs_of:
             problems: list[str] = []
-            found = self._inputs([trial], listing, problems)[trial]
+            found = self._inputs([trial], listings, problems)[trial]
             if found is None:
                 raise UsageError(*problems)
             self._inputs_of[key] = found
@@ -195,7 +195,7 @@ class SearchCommand(Command):
             [*plan.wanted, *plan.likely],
             to_run,
             states,
-            plan.listing,
+            plan.listings,
             estimate,
             unchecked="",
             price=self.options.price,
@@ -249,7 +249,7 @@ class SearchCommand(Command):
             missing.append(item)
         if missing:
             done = len(suggestions.outcomes)
-            self.execution.run(missing, plan.listing, plan.estimator, done=done, supply=supply)
+            self.execution.run(missing, plan.listings.first, plan.estimator, done=done, supply=supply)
 
     def _search_plan(self, plan: _Plan) -> Record:
         return {
@@ -259,7 +259,7 @@ class SearchCommand(Command):
             "demo": self.preset == "demo",
             "recipe": self.options.recipe,
             "axes": [],
-            "data": describe_data(plan.listing),
+            "data": describe_data(plan.listings.first),
             "results_version": RESULTS_VERSION,
             "command": command_line(self.study.name, self.preset, self.given),
             "search": {

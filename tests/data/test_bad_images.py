@@ -63,6 +63,7 @@ PALETTE = COLOURED.convert("P")
 IN_PALETTE = np.asarray(PALETTE.convert("RGB"))
 CMYK = COLOURED.convert("CMYK")
 CMYK_JPEG, TURNED_JPEG = encoded(CMYK, "JPEG"), encoded(COLOURED, "JPEG", exif=turned())
+MPO = encoded(COLOURED.copy(), "MPO", save_all=True, append_images=[OTHER.copy()])  # which it would change
 GOOD: dict[str, tuple[bytes, np.ndarray]] = {
     "16-bit-png": (encoded(Image.fromarray(DEEP), "PNG"), grey(np.round(DEEP / 257))),
     "16-bit-tiff": (encoded(Image.fromarray(DEEP), "TIFF"), grey(np.round(DEEP / 257))),
@@ -79,14 +80,17 @@ GOOD: dict[str, tuple[bytes, np.ndarray]] = {
     "animated-png": (encoded(COLOURED, "PNG", save_all=True, append_images=[OTHER]), COLOUR),
     "animated-webp": (encoded(COLOURED, "WEBP", save_all=True, append_images=[OTHER], lossless=True), COLOUR),
     "animated-gif": (encoded(PALETTE, "GIF", save_all=True, append_images=[OTHER.convert("P")]), IN_PALETTE),
+    "mpo": (MPO, by_pillow(MPO)),  # as many telephones write it
     "pages": (encoded(COLOURED, "TIFF", save_all=True, append_images=[OTHER]), COLOUR),
 }
 """Content, and the pixels that it stands for, by the name of the file, which ends in .jpg whatever is in it."""
 
 BAD: dict[str, tuple[bytes, str]] = {
     "bomb": (png_of(20_000, 20_000), "400000000 pixels"),
+    "icon": (encoded(COLOURED, "ICO"), "not an image of a known format"),
     "no-width": (png_of(0, 5), "not an image"),
     "floats": (encoded(Image.fromarray(RNG.random((5, 5)).astype(np.float32)), "TIFF"), "no known scale"),
+    "postscript": (encoded(COLOURED, "EPS"), "not an image of a known format"),
     "text": (b"This is not an image.\n" * 50, "not an image"),
     "truncated": (encoded(COLOURED.resize((200, 200)), "JPEG")[:3000], "truncated"),
     "zero-byte": (b"", "the file is empty"),
@@ -208,6 +212,23 @@ def test_what_cannot_be_read_is_named_with_its_reason(tmp_path: Path, way: Way) 
     for name, (_, words) in BAD.items():
         assert words in listing.bad_images[way.place(name, "a")] and way.place(name, "a") in text
     load_pixels(listing, SIZE)
+
+
+def test_postscript_is_not_drawn_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would start Ghostscript, an interpreter of programs."""
+    drawn = list[object]()
+
+    def ghostscript(*picture: object) -> Any:
+        drawn.append(picture)
+        return COLOURED.copy().im
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", ghostscript)
+    by_pillow(BAD["postscript"][0])
+    assert len(drawn) == 1, "Pillow does"
+    data = WAYS[0].write(tmp_path, {"x": BAD["postscript"][0]})
+    with pytest.raises(UsageError, match="not an image of a known format"):
+        list_images(data)
+    assert len(drawn) == 1
 
 
 @ways

@@ -130,6 +130,14 @@ def test_another_pillow_reads_again(make_image: MakeImage, decoded: list[int], m
     assert len(decoded) == 2
 
 
+def test_other_formats_read_again(make_image: MakeImage, decoded: list[int], monkeypatch) -> None:
+    file = make_image("a.png")
+    examine([file])
+    monkeypatch.setattr(index, "FORMATS", ("PNG",))
+    examine([file])
+    assert len(decoded) == 2
+
+
 def test_progress_counts_known_files(make_image: MakeImage) -> None:
     files = [make_image(f"{i}.png") for i in range(3)]
     examine(files[:2])

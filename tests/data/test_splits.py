@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cass_tune.config import Data
 from cass_tune.data.listing import Listing
+from cass_tune.data.listings import Listings
 from cass_tune.data.phantom import phantom_listing
 from cass_tune.data.splits import (
     Parts,
@@ -283,6 +284,6 @@ def test_the_record_of_a_split_is_that_of_its_parts() -> None:
 
 def test_splits_are_distinct_by_their_parts() -> None:
     sections = [Data(label_fraction=0.1), Data(), Data(leaks="drop"), Data(folds=3, fold=2), Data(folds=3, fold=3)]
-    found = distinct_splits(UNEVEN, sections)
+    found = distinct_splits(Listings(sections, lambda _: UNEVEN), sections)
     assert [(data.folds, data.fold) for data in found.values()] == [(0, 1), (3, 2), (3, 3)]
     assert list(found) == [split_digest(split_record(UNEVEN, data)) for data in found.values()]
