@@ -22,7 +22,7 @@ demo-spot: $(VENV)/installed
 	$(SPOT_RUN)
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -n 2 --dist loadgroup --durations 25
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 faults: $(VENV)/installed
 	$(RUN) -m tests.faults.campaign --faults $(FAULTS)

@@ -14,14 +14,6 @@ from tests.objects import OTHER_SETTINGS, ObjectStore
 TEST_DATA = "CASS_TUNE_TEST_DATA"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run the tests: one of them runs all that start Ray, and none shares a file."""
-    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else item.path.stem))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's own cache out of the tests; one cache for the session, because pixels are costly."""
