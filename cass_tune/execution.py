@@ -21,7 +21,7 @@ from cass_tune.data.listing import Listing
 from cass_tune.devices import Gpu, check_precisions, gpus_here
 from cass_tune.durations import Durations
 from cass_tune.environment import commit
-from cass_tune.errors import Held, HoldLost, Interrupted, Terminated, UsageError
+from cass_tune.errors import Held, HoldLost, Interrupted, StorageError, Terminated, UsageError
 from cass_tune.estimate import NETWORKS_ALONE, Estimator, kept_with
 from cass_tune.events import TrialEvents
 from cass_tune.extras import needs
@@ -35,7 +35,6 @@ from cass_tune.pace import Kind, kind
 from cass_tune.plan import Wanted
 from cass_tune.readiness import Readiness
 from cass_tune.results import Record, Results, new_attempt
-from cass_tune.storage import StorageError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from cass_tune import checkpoints, storage
 from cass_tune.checkpoints import Checkpointer, Checkpoints
-from cass_tune.errors import HoldLost
-from cass_tune.storage import AnyPath, StorageError, place
+from cass_tune.errors import HoldLost, StorageError
+from cass_tune.storage import AnyPath, place
 from cass_tune.training.state import State
 from tests.disks import make_read_only, small_disk
 from tests.objects import ObjectStore

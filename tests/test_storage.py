@@ -25,13 +25,12 @@ from pathlib import Path
 import pytest
 
 from cass_tune import storage
-from cass_tune.errors import UsageError
+from cass_tune.errors import StorageError, UsageError
+from cass_tune.lines import Lines
+from cass_tune.objects import ObjectPath
 from cass_tune.results import Results
 from cass_tune.storage import (
     AnyPath,
-    Lines,
-    ObjectPath,
-    StorageError,
     local_copy,
     move,
     place,
