@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from cass_tune.budget import Gate
     from cass_tune.durations import Durations
     from cass_tune.events import TrialEvents
-    from cass_tune.execution import Further
+    from cass_tune.run import Further
     from cass_tune.trial import RunOptions
 
 logger = logging.getLogger(__name__)
