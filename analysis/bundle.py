@@ -22,9 +22,9 @@ from analysis.results import read_plans, wanted_trials
 from analysis.segments import segments_of
 from analysis.unpacking import MANIFEST, VERSION, sha256, unpack
 from cass_tune import ending
-from cass_tune.errors import UsageError
+from cass_tune.errors import StorageError, UsageError
 from cass_tune.results import StudyFolder, default_root, find_study
-from cass_tune.storage import AnyPath, StorageError, place, whole_file
+from cass_tune.storage import AnyPath, place, whole_file
 
 _DATE = (1980, 1, 1, 0, 0, 0)
 _UNPACK_WITH = "python -m analysis.bundle FILE.zip --into DIR, then python -m analysis.report STUDY --results DIR"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from analysis.results import read_plans
 from cass_tune import ending
-from cass_tune.errors import UsageError
+from cass_tune.errors import StorageError, UsageError
 from cass_tune.results import StudyFolder, default_root, find_study
-from cass_tune.storage import StorageError, place
+from cass_tune.storage import place
 
 Action = Callable[[StudyFolder, Mapping[str, object]], str]
 

@@ -15,8 +15,9 @@ import pandas as pd
 from analysis.plans import Wanted, read_plans, wanted_trials
 from analysis.ray_records import RayGrid, grid_configs, is_experiment, stored_configs, wanted_of
 from cass_tune.errors import UsageError
+from cass_tune.objects import ObjectPath
 from cass_tune.results import Results, StudyFolder, TrialFolder
-from cass_tune.storage import AnyPath, ObjectPath, place
+from cass_tune.storage import AnyPath, place
 
 Source: TypeAlias = "StudyFolder | AnyPath | str | RayGrid"
 """A study's folder, a results root with one study, the folder of a Ray experiment, or a Ray ``ResultGrid``."""

@@ -22,8 +22,8 @@ from cass_tune.errors import HoldLost, Interrupted
 from cass_tune.identity import RESULTS_VERSION, Inputs
 from cass_tune.leases import Lease
 from cass_tune.notices import Stop
+from cass_tune.patience import patience, patiently
 from cass_tune.results import Record, Results, TrialFolder
-from cass_tune.storage import patience, patiently
 from cass_tune.training.determinism import Alerts, prepare_torch
 from cass_tune.training.models import build_arm
 from cass_tune.training.state import State

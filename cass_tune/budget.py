@@ -11,10 +11,10 @@ from typing import Any
 from cass_tune.config import to_json
 from cass_tune.estimate import Estimator, seconds
 from cass_tune.pace import PHASES, Pace
+from cass_tune.patience import patience
 from cass_tune.plan import Wanted
 from cass_tune.readiness import Readiness
 from cass_tune.results import Results
-from cass_tune.storage import patience
 
 
 class Budget:

@@ -21,7 +21,9 @@ from typing import Any
 
 from torch import Tensor
 
-from cass_tune.storage import AnyPath, StorageError, explained, patience, patiently, remove, sweep, write_json
+from cass_tune.errors import StorageError
+from cass_tune.patience import patience, patiently
+from cass_tune.storage import AnyPath, explained, remove, sweep, write_json
 from cass_tune.tensors import read_tensors, write_tensors
 from cass_tune.training.state import State
 

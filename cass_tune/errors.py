@@ -76,6 +76,18 @@ class HoldLost(Exception):
         return f"{self.folder} is no longer held by this process; its holder is now {self.holder}"
 
 
+class StorageError(OSError):
+    """Records that cannot be written or read: the place, the reason, what to do.
+
+    Args:
+        errno: the system's error number; None when an object store failed.
+        strerror: the whole text.
+    """
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
 def did_you_mean(word: str, known: Iterable[str], limit: int = 3) -> str:
     """Return a hint such as ``" Did you mean 'resnet50'?"``, or an empty text when nothing is near."""
     near = difflib.get_close_matches(word, list(known), n=limit, cutoff=0.5)

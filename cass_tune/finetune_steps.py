@@ -15,8 +15,9 @@ from cass_tune.config import ARMS
 from cass_tune.data.pixels import Pixels
 from cass_tune.data.splits import Parts
 from cass_tune.finetune_ends import inherited, keep_end
+from cass_tune.lines import Lines
+from cass_tune.patience import patiently
 from cass_tune.results import Record
-from cass_tune.storage import Lines, patiently
 from cass_tune.tensors import read_tensors
 from cass_tune.training.finetune import Evaluation, Finetuning
 from cass_tune.training.models import save_arm

@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 from cass_tune import ending
 from cass_tune.console import Console
-from cass_tune.errors import Terminated, UsageError
+from cass_tune.errors import StorageError, Terminated, UsageError
 from cass_tune.notices import ended_by_signals
-from cass_tune.storage import StorageError
 
 
 def guarded(work: Callable[[], int], console: Console) -> int:

@@ -8,8 +8,9 @@ from contextlib import suppress
 from typing import Literal
 
 from cass_tune.errors import UsageError
+from cass_tune.patience import patience
 from cass_tune.results import Results, StageFolder
-from cass_tune.storage import patience, remove
+from cass_tune.storage import remove
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from cass_tune.errors import Terminated
-from cass_tune.storage import patience
+from cass_tune.patience import patience
 
 logger = logging.getLogger(__name__)
 

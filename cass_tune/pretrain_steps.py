@@ -19,13 +19,13 @@ from cass_tune.config import ARMS
 from cass_tune.data.loader import Batches
 from cass_tune.data.pixels import Pixels
 from cass_tune.data.splits import Parts
-from cass_tune.errors import Collapsed
+from cass_tune.errors import Collapsed, StorageError
 from cass_tune.identity import Segment, segments
 from cass_tune.leases import Lease
 from cass_tune.methods import method_class
+from cass_tune.patience import patience, patiently
 from cass_tune.results import Record, StageFolder
 from cass_tune.sharing import rows_of
-from cass_tune.storage import StorageError, patience, patiently
 from cass_tune.training.feature_probes import extract, knn_macro_f1
 from cass_tune.training.models import build_arm
 from cass_tune.training.precision import contiguous

@@ -15,9 +15,9 @@ from cass_tune.data.loader import Batches
 from cass_tune.data.pixels import Pixels, load_pixels
 from cass_tune.data.splits import Parts, split
 from cass_tune.identity import PROBES_VERSION
+from cass_tune.patience import patiently
 from cass_tune.pretrain_steps import start_of, stored_pretraining
 from cass_tune.results import Record
-from cass_tune.storage import patiently
 from cass_tune.training.feature_probes import Features, extract, knn_probe
 
 logger = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cass_tune.identity import Segment
+from cass_tune.patience import patience
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
-from cass_tune.storage import patience
 
 
 class Readiness:

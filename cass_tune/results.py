@@ -39,19 +39,9 @@ from cass_tune.config import ARMS
 from cass_tune.errors import Damaged, UsageError
 from cass_tune.identity import ID_DIGITS, PROBES_VERSION, digest
 from cass_tune.leases import HOLDER_FILE, is_held
-from cass_tune.storage import (
-    AnyPath,
-    Lines,
-    ObjectPath,
-    move,
-    place,
-    read_json,
-    remove,
-    size,
-    sweep,
-    whole_file,
-    write_json,
-)
+from cass_tune.lines import Lines
+from cass_tune.objects import ObjectPath
+from cass_tune.storage import AnyPath, move, place, read_json, remove, size, sweep, whole_file, write_json
 
 logger = logging.getLogger(__name__)
 

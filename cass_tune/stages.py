@@ -16,8 +16,10 @@ from torch import Tensor
 
 from cass_tune.checkpoints import Checkpoints
 from cass_tune.config import ARMS, Trial
+from cass_tune.errors import StorageError
+from cass_tune.patience import patience
 from cass_tune.results import Record, StageFolder
-from cass_tune.storage import AnyPath, StorageError, patience
+from cass_tune.storage import AnyPath
 from cass_tune.tensors import read_tensors, write_tensors
 from cass_tune.training.models import save_arm
 from cass_tune.training.pretrain import Pretraining

@@ -165,7 +165,7 @@ class Command:
         asked = self.settings.precision
         paths = [p for p in ("pretrain.precision", "finetune.precision") if p not in {*self.given.fields, *self.axes}]
         if asked == "auto" and paths:
-            gpus = self.execution.gpus()
+            gpus = self.execution.checks.gpus()
             asked = auto(gpus)
             self.console.say(auto_line(gpus))
         if asked:
@@ -185,7 +185,7 @@ class Command:
             collect(misfits, check_against_data, trials, estimator.sizes)
         if misfits or (unchecked and not self.settings.dry_run):
             if not self.settings.dry_run:
-                collect(misfits, self.execution.check, trials, names_alone=True)
+                collect(misfits, self.execution.checks.check, trials, names_alone=True)
             raise UsageError(*dict.fromkeys([*unchecked, *misfits]))
 
     def _run(
@@ -202,7 +202,7 @@ class Command:
             self.console.say(f"warning: {warning}")
         folder = self._folder(listing)
         if missing or late:
-            self.execution.check([item.trial for item in (*missing, *late)])
+            self.execution.checks.check([item.trial for item in (*missing, *late)])
         folder.write_plan(self._plan(wanted, listing))
         register(wanted, self.results)
         rest = [item for item in wanted if item not in missing]

@@ -10,7 +10,9 @@ from pathlib import Path
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from cass_tune.storage import AnyPath, StorageError, explained, patiently, whole_file
+from cass_tune.errors import StorageError
+from cass_tune.patience import patiently
+from cass_tune.storage import AnyPath, explained, whole_file
 
 
 def write_tensors(path: AnyPath, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:

@@ -13,16 +13,19 @@ from cass_tune.attempt import Attempt, RunOptions
 from cass_tune.config import Trial, to_json
 from cass_tune.data.catalog import list_images
 from cass_tune.data.listing import Listing
-from cass_tune.errors import Collapsed, FailedElsewhere, Held, HoldLost, Interrupted, Pruned, UsageError
+from cass_tune.errors import Collapsed, FailedElsewhere, Held, HoldLost, Interrupted, Pruned, StorageError, UsageError
 from cass_tune.identity import RESULTS_VERSION, Inputs, segments, trial_digest
 from cass_tune.leases import Lease
+from cass_tune.lines import Lines
 from cass_tune.notices import PROCESS, Source, Stop, command_source, every, watched
+from cass_tune.objects import ObjectPath
+from cass_tune.patience import patience, patiently
 from cass_tune.plan import can_be_probed
 from cass_tune.probe_steps import probe_later
 from cass_tune.pruning import Pruning
 from cass_tune.results import Results, TrialFolder, new_attempt
 from cass_tune.sharing import rows_of
-from cass_tune.storage import AnyPath, Lines, ObjectPath, StorageError, patience, patiently, place
+from cass_tune.storage import AnyPath, place
 from cass_tune.training.card_memory import is_out_of_memory
 from cass_tune.training.determinism import Alerts
 from cass_tune.trial_steps import trial_steps

@@ -21,10 +21,11 @@ from cass_tune.data.pixels import load_pixels
 from cass_tune.data.splits import Parts, check_batch, split, split_digest, split_record
 from cass_tune.finetune_steps import FinetuneSteps
 from cass_tune.identity import RESULTS_VERSION
+from cass_tune.patience import patiently
 from cass_tune.pretrain_steps import Pretrained, pretrained, start_of
 from cass_tune.probe_steps import probe_features
 from cass_tune.results import Record
-from cass_tune.storage import patiently, whole_file
+from cass_tune.storage import whole_file
 from cass_tune.training.state import State
 
 logger = logging.getLogger(__name__)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from cass_tune import storage
-from tests.objects import OTHER_SETTINGS, ObjectStore
+from cass_tune import lines, patience
+from cass_tune import object_store as store
+from cass_tune.objects import ObjectPath
+from cass_tune.storage import AnyPath, place
+from tests.objects import OTHER_SETTINGS, ObjectStore, free_port
 
 TEST_DATA = "CASS_TUNE_TEST_DATA"
 
@@ -51,10 +56,56 @@ def object_store(_object_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delenv(name, raising=False)
     for name, value in _object_server.environment.items():
         monkeypatch.setenv(name, value)
-    storage._connection.cache_clear()
+    store._connection.cache_clear()
     yield _object_server
     _object_server.resume()
-    storage._connection.cache_clear()
+    store._connection.cache_clear()
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore) -> ObjectPath:
+    """An empty bucket."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    object_store.make_bucket(name)
+    path = place(f"s3://{name}")
+    assert isinstance(path, ObjectPath)
+    return path
+
+
+@pytest.fixture(params=["local", "object store"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
+    """A results root of either kind, not made yet."""
+    return (tmp_path if request.param == "local" else request.getfixturevalue("bucket")) / "results"
+
+
+@pytest.fixture
+def quick(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send every request once, do not wait long for an answer, and try again soon."""
+    monkeypatch.setattr(store, "_REQUESTS", 1)
+    monkeypatch.setattr(store, "_ANSWER_S", 1.0)
+    monkeypatch.setattr(patience, "_FIRST_DELAY_S", 0.01)
+
+
+@pytest.fixture
+def impatient(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up after one try."""
+    for module in (patience, lines):
+        monkeypatch.setattr(module, "PATIENCE_S", 0.0)
+
+
+@pytest.fixture
+def away(impatient: None, monkeypatch: pytest.MonkeyPatch) -> ObjectPath:
+    """A bucket whose store cannot be reached."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    return ObjectPath((f"away-{uuid.uuid4().hex[:12]}",))
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return what has been logged so far of an object store, and of the lines that are kept there."""
+    caplog.set_level(logging.INFO, store.logger.name)
+    loggers = (store.logger.name, lines.logger.name)
+    return lambda: [record.getMessage() for record in caplog.records if record.name in loggers]
 
 
 @pytest.fixture(scope="module")

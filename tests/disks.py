@@ -1,13 +1,16 @@
-"""Disks for tests: small ones and read-only ones, and the rights of nobody."""
+"""Disks for tests: small ones and read-only ones, limits of files, and the rights of nobody."""
 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from cass_tune.storage import AnyPath
 
 NOBODY = 65534
 
@@ -48,3 +51,19 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         os.seteuid(user)
         folder.chmod(mode)
+
+
+def names(folder: AnyPath) -> list[str]:
+    """Return the names of what lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@contextmanager
+def file_limit(size_bytes: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

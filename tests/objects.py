@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -177,3 +178,18 @@ def _name(item: ElementTree.Element) -> str:
 
 def _text(item: ElementTree.Element, name: str) -> str:
     return next(child.text or "" for child in item if _name(child) == name)
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = 30.0) -> None:
+    """Return when a condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Return a port of loopback where nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from cass_tune import checkpoints, storage
 from cass_tune.checkpoints import Checkpointer, Checkpoints
-from cass_tune.errors import HoldLost
-from cass_tune.storage import AnyPath, StorageError, place
+from cass_tune.errors import HoldLost, StorageError
+from cass_tune.storage import AnyPath, place
 from cass_tune.training.state import State
 from tests.disks import make_read_only, small_disk
 from tests.objects import ObjectStore
@@ -677,7 +677,7 @@ def test_a_lost_folder_stops_the_training_at_the_next_checkpoint(tmp_path: Path,
 def test_an_outage_of_the_object_store_does_not_stop_the_training(
     object_store: ObjectStore, told: Callable[[], list[str]], caplog: pytest.LogCaptureFixture, clock: Clock
 ) -> None:
-    caplog.set_level(logging.INFO, "cass_tune.storage")
+    caplog.set_level(logging.INFO, "cass_tune.object_store")
     object_store.make_bucket(bucket := f"outage-{uuid.uuid4().hex[:12]}")
     training = Training(Path())
     training.store.folder = place(f"s3://{bucket}/checkpoints")
@@ -692,7 +692,7 @@ def test_an_outage_of_the_object_store_does_not_stop_the_training(
             assert time.monotonic() < deadline
     assert training.states == 1
     assert training.newest() == (1, 1.0)
-    messages = [record.getMessage() for record in caplog.records if record.name == "cass_tune.storage"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "cass_tune.object_store"]
     assert "is tried again for 120 s" in messages[0] and messages[1:] == [f"s3://{bucket} can be reached again"]
     assert not told()
 

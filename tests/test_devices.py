@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from cass_tune import devices, execution
+from cass_tune import checks, devices
 from cass_tune.config import Trial
 from cass_tune.devices import Gpu, auto, auto_line, check_precisions, gpus_here
 from cass_tune.errors import UsageError
@@ -123,7 +123,7 @@ def test_a_torch_that_cannot_tell_is_an_error(_ask_anew: None, monkeypatch: pyte
 def gpus(monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
     """GPUs that a driver finds."""
     found: list[Gpu] = []
-    monkeypatch.setattr(execution, "gpus_here", lambda: tuple(found))
+    monkeypatch.setattr(checks, "gpus_here", lambda: tuple(found))
     return found
 
 
@@ -216,5 +216,5 @@ def test_without_another_precision_nobody_is_asked(tmp_path: Path, monkeypatch: 
     def asked() -> tuple[Gpu, ...]:
         raise AssertionError
 
-    monkeypatch.setattr(execution, "gpus_here", asked)
+    monkeypatch.setattr(checks, "gpus_here", asked)
     assert small.run(*LINE, results=tmp_path) == 0

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from cass_tune.console import Console
-from cass_tune.errors import Terminated, UsageError
+from cass_tune.errors import StorageError, Terminated, UsageError
 from cass_tune.guard import guarded
-from cass_tune.storage import StorageError
 
 REPOSITORY = Path(__file__).parents[1]
 

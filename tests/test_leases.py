@@ -759,7 +759,7 @@ class Store:
 
 
 class Key:
-    """What a lease needs of `cass_tune.storage.ObjectPath`."""
+    """What a lease needs of `cass_tune.objects.ObjectPath`."""
 
     def __init__(self, store: Store, key: str) -> None:
         self.store = store

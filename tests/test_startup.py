@@ -21,12 +21,14 @@ HEAVY = ("torch", "ray", "timm", "pandas", "scipy", "sklearn", "matplotlib")
 ANALYSIS_MAY_USE = {
     f"cass_tune.{name}"
     for name in (
-        *("config", "ending", "errors", "identity", "plan", "presets", "results", "search", "search.history"),
-        *("sharing", "storage"),
+        *("config", "ending", "errors", "identity", "objects", "plan", "presets", "results", "search"),
+        *("search.history", "sharing", "storage"),
         *("data", "data.decode", "data.medmnist", "data.phantom", "leases", "training.healthy", "training.rows"),
     )
 }
 MAY_IMPORT_RAY = "cass_tune.runner"
+PLACES = ("errors", "patience", "disk", "object_store", "objects", "storage", "lines")
+"""Modules of the places where records are kept, each of which uses at most those before it."""
 
 RUNNER = """
 import json, runpy, sys
@@ -126,6 +128,13 @@ def test_analysis_uses_little_of_the_package_and_nothing_heavy_of_training() -> 
         used = imports(path) & modules - {"cass_tune"}
         assert used <= ANALYSIS_MAY_USE, path
         assert not any(uses(path, name) for name in ("torch", "ray", "timm", "studies")), path
+
+
+def test_what_knows_places_uses_only_what_lies_below_it() -> None:
+    modules = {module_name(path) for path in sources("cass_tune")} - {"cass_tune"}
+    for number, name in enumerate(PLACES):
+        used = imports(REPOSITORY / "cass_tune" / f"{name}.py") & modules
+        assert used <= {f"cass_tune.{below}" for below in PLACES[:number]}, name
 
 
 def in_runner(name: str) -> bool:

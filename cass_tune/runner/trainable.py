@@ -15,12 +15,11 @@ import ray
 from ray import tune
 
 from cass_tune.config import from_json
-from cass_tune.errors import Held, HoldLost, Interrupted
+from cass_tune.errors import Held, HoldLost, Interrupted, StorageError
 from cass_tune.identity import Inputs
 from cass_tune.notices import PROCESS, on_signal
 from cass_tune.pruning import Pruning
 from cass_tune.results import Results
-from cass_tune.storage import StorageError
 from cass_tune.training.rows import epoch_row, for_ray
 
 if TYPE_CHECKING:

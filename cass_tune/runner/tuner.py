@@ -17,8 +17,10 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from cass_tune.config import to_json
-from cass_tune.errors import Terminated
+from cass_tune.errors import StorageError, Terminated
 from cass_tune.notices import Source, Stop, every, stopped_by_signals
+from cass_tune.objects import ObjectPath
+from cass_tune.patience import patience
 from cass_tune.plan import Wanted
 from cass_tune.results import Record, Results
 from cass_tune.runner.leaving import leaving_for_sure
@@ -29,13 +31,13 @@ from cass_tune.runner.retries import Retries
 from cass_tune.runner.scheduler import ASK_EVERY_S, StudyScheduler
 from cass_tune.runner.searcher import MOST_TRIALS, TrialSearcher
 from cass_tune.runner.trainable import HELD, LEFT, OUT_OF_MEMORY, UNSAVED, trainable
-from cass_tune.storage import AnyPath, ObjectPath, StorageError, patience, write_text
+from cass_tune.storage import AnyPath, write_text
 
 if TYPE_CHECKING:
     from cass_tune.budget import Gate
     from cass_tune.durations import Durations
     from cass_tune.events import TrialEvents
-    from cass_tune.execution import Further
+    from cass_tune.run import Further
     from cass_tune.trial import RunOptions
 
 logger = logging.getLogger(__name__)

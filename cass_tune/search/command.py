@@ -221,7 +221,9 @@ class SearchCommand(Command):
 
     def _searched(self, plan: _Plan) -> int:
         self.results.check_writable()
-        self.execution.check([item.trial for item in (*plan.missing, *plan.likely)] or [plan.suggestions.design.base])
+        self.execution.checks.check(
+            [item.trial for item in (*plan.missing, *plan.likely)] or [plan.suggestions.design.base]
+        )
         try:
             lease = Lease.take_over(
                 plan.folder.search(plan.id).path,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from cass_tune.config import ARMS, Trial
+from cass_tune.patience import patience
 from cass_tune.plan import Wanted
 from cass_tune.pruning import Pruning, at, cutoffs
 from cass_tune.results import Record, Results, SearchFolder, now
@@ -15,7 +16,6 @@ from cass_tune.search import population
 from cass_tune.search.design import Design, Draw
 from cass_tune.search.sampling import draw
 from cass_tune.search.space import label
-from cass_tune.storage import patience
 
 Resolve = Callable[[Trial, str], Wanted]
 """Returns a trial, given with its name, as one that can be run.

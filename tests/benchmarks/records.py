@@ -153,7 +153,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.keep or Path(temporary)
         if not list(Results(folder).studies()):
-            with mock.patch("cass_tune.storage._sync"):  # what is written here need not outlive a power cut
+            with mock.patch("os.fsync"):  # what is written here need not outlive a power cut
                 Writer(folder, given.layout).write(given.trials)
         (study,) = Results(folder).studies()
         command = [sys.executable, "-m", "tests.benchmarks.records", "--measure", str(study.path)]
