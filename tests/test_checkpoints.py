@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cass_tune import checkpoints, storage
+from cass_tune import checkpoints, patience, storage
 from cass_tune.checkpoints import Checkpointer, Checkpoints
 from cass_tune.errors import HoldLost, StorageError
 from cass_tune.storage import AnyPath, place
@@ -374,7 +374,7 @@ def test_an_object_store_that_fails_in_the_middle(object_store: ObjectStore, mon
     store = Checkpoints(place(f"s3://{bucket}/checkpoints"))
     name = store.write(state(1))
     large = state(2, numbers=6 * MIB)  # 24 MiB, in parts
-    monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
     for pattern in ("PUT .*partNumber=2", "PUT .*[.]json"):
         with (
             object_store.failing(pattern),
@@ -719,7 +719,7 @@ def test_one_that_cannot_be_read_is_neither_passed_over_nor_deleted(
     store = Checkpoints(tmp_path)
     for step in (1, 2):
         store.write(State(values={"step": step}))
-    monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", _stale)
         with pytest.raises(StorageError, match=r"Cannot read .*Stale file handle"):
