@@ -5,7 +5,10 @@
 First epochs of pretraining of about five seconds on the CPU, in turns: the bare loop in this process, and the same
 trial by the study's command line and Ray, with everything that is recorded of it. Both are timed from the end of one
 epoch to the end of the next, so that what happens between epochs counts; the overhead is the difference of the medians
-of a round (at most 2 % is wanted). Then how long a trial takes from its start by Ray Tune to the beginning of its first
+of a round (at most 2 % is wanted). Where the machine's speed changes by more than that from one epoch to the next, the
+two parts of it that can be measured in one epoch tell more: the time between the end of an epoch's training and the
+beginning of the next, and the processor time of everything but the trial's own process, which a trial that uses all
+cores has to wait for. Then how long a trial takes from its start by Ray Tune to the beginning of its first
 epoch: in a new process, and in one that has run another trial. Last a study of 27 trivial trials, from the moment when
 Ray runs: to its last result, to the last trial's end and to Ray Tune's (10 seconds are wanted).
 """
@@ -20,7 +23,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,9 @@ EPOCH_S = 5.0
 EPOCHS = 4
 """Of a round; the first, with its warm-up, is not counted."""
 MOST = 0.02
+TRIAL = "ray::ImplicitFunc"
+"""Ray's name for the process of a trial."""
+CLOCK_HZ = os.sysconf("SC_CLK_TCK")
 SIZE_PX = 128
 BATCH = 8
 SEEDS = 9
@@ -64,6 +70,8 @@ class Clock:
 
     started: dict[str, float] = field(default_factory=dict)
     rows: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    others_s: list[float] = field(default_factory=list)
+    """Processor seconds of this process and Ray's until each row, the trials' own left out."""
     ended: list[float] = field(default_factory=list)
     ray_tune: list[tuple[float, float]] = field(default_factory=list)
 
@@ -79,6 +87,7 @@ class Clock:
 
         def row_and_noted(events: TrialEvents, digest: str, values: Any) -> None:
             self.rows.append((time.monotonic(), digest, dict(values)))
+            self.others_s.append(processor_seconds())
             row(events, digest, values)
 
         def ended_and_noted(events: TrialEvents, digest: str) -> None:
@@ -100,6 +109,24 @@ class Clock:
         for at, digest, row in self.rows:
             first.setdefault(digest, at - row["seconds"] - self.started[digest])
         return list(first.values())
+
+
+def processor_seconds() -> float:
+    """Return the processor time of this process and all below it that are no trial."""
+    children: dict[int, list[int]] = {}
+    seconds: dict[int, float] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+            is_trial = path.with_name("cmdline").read_text().startswith(TRIAL)
+            seconds[int(path.parent.name)] = 0.0 if is_trial else sum(map(int, fields[11:13])) / CLOCK_HZ
+    found, waiting = 0.0, [os.getpid()]
+    while waiting:
+        process = waiting.pop()
+        found += seconds.get(process, 0.0)
+        waiting += children.get(process, [])
+    return found
 
 
 def run(folder: Path, *words: str) -> Clock:
@@ -126,8 +153,8 @@ def epoch_words(fraction: float) -> list[str]:
     return [str(word) for pair in options.items() for word in pair]
 
 
-def bare_epochs(fraction: float, epochs: int) -> list[float]:
-    """Return the seconds between the ends of epochs of the bare loop."""
+def bare_epochs(fraction: float, epochs: int) -> tuple[list[float], list[float]]:
+    """Return the seconds between the ends of epochs of the bare loop, and those of them outside training."""
     data = Data(image_size_px=SIZE_PX, pretrain_fraction=fraction, label_fraction=0.05)
     pretrain = Pretrain(cnn="test_resnet", vit="test_vit", weights="random", batch_size=BATCH, epochs=epochs)
     trial = Trial(data=data, pretrain=pretrain)
@@ -136,32 +163,54 @@ def bare_epochs(fraction: float, epochs: int) -> list[float]:
     batches = Batches(pixels, seed=0, stream="pretrain", views=method_class("cass").views(trial))
     positions = split(pixels.listing, data, 0).pretrain
     arms = nn.ModuleDict({arm: build_arm(trial, arm) for arm in ARMS})
-    ends = [time.monotonic() for _ in Pretraining(trial, arms, batches, positions).run()]
-    return [end - start for start, end in itertools.pairwise(ends)]
+    return _between((time.monotonic(), row["seconds"]) for row in Pretraining(trial, arms, batches, positions).run())
 
 
-def ray_epochs(fraction: float) -> list[float]:
-    """Return the seconds between the ends of the same epochs by Ray."""
+def _between(noted: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Return the seconds from each epoch's end to the next one's, and those of them in which it did not train."""
+    ends, trained = zip(*noted, strict=True)
+    epochs = [end - start for start, end in itertools.pairwise(ends)]
+    return epochs, [epoch - seconds for epoch, seconds in zip(epochs, trained[1:], strict=True)]
+
+
+def ray_epochs(fraction: float) -> tuple[list[float], list[float], float]:
+    """Return what epochs by Ray take.
+
+    Returns:
+        The seconds between the ends of the same epochs; those of them outside training; and the processor time of what
+        is not the trial, as a share of all that there is.
+    """
     with tempfile.TemporaryDirectory() as folder:
         clock = run(Path(folder), *epoch_words(fraction))
-    ends = [at for at, _, row in clock.rows if row["phase"] == "pretrain"]
-    return [end - start for start, end in itertools.pairwise(ends)]
+    noted = [(at, row["seconds"]) for at, _, row in clock.rows if row["phase"] == "pretrain"]
+    others_s, passed_s = (last - first for first, *_, last in (clock.others_s[:EPOCHS], [at for at, _ in noted]))
+    return *_between(noted), others_s / passed_s / (os.cpu_count() or 1)
 
 
 def overhead(rounds: int) -> None:
     """Print how much longer epochs take by Ray."""
     tried = 0.1
-    fraction = min(1.0, tried * EPOCH_S / statistics.median(bare_epochs(tried, 3)))
-    shares: list[float] = []
+    fraction = min(1.0, tried * EPOCH_S / statistics.median(bare_epochs(tried, 3)[0]))
+    shares, gaps, stolen = list[float](), list[float](), list[float]()
     for number in range(rounds):
         found = {}
         for name in ("bare", "ray") if number % 2 else ("ray", "bare"):
-            found[name] = bare_epochs(fraction, EPOCHS) if name == "bare" else ray_epochs(fraction)
+            if name == "bare":
+                found[name], bare_between = bare_epochs(fraction, EPOCHS)
+            else:
+                found[name], ray_between, others = ray_epochs(fraction)
+                stolen.append(others)
+        gaps.append(statistics.median(ray_between) - statistics.median(bare_between))
         bare, by_ray = statistics.median(found["bare"]), statistics.median(found["ray"])
         shares.append(by_ray / bare - 1)
         spread = " to ".join(f"{value:.2f}" for value in (min(found["bare"]), max(found["bare"])))
         print(f"round {number + 1}: bare {bare:.2f} s (from {spread}), by Ray {by_ray:.2f} s: {shares[-1]:+.2%}")
     print(f"overhead: median {statistics.median(shares):+.2%} of {EPOCH_S:g} s epochs (at most {MOST:.0%} is wanted)")
+    gap, share = statistics.median(gaps), statistics.median(stolen)
+    print(
+        f"of it, in each epoch: {1000 * gap:.0f} ms more than the bare loop between the end of training and the "
+        f"next epoch ({gap / EPOCH_S:.2%}), and {share:.2%} of the processors' time for everything but the trial"
+    )
 
 
 def write_images(root: Path) -> None:
