@@ -556,17 +556,19 @@ class Results:
         return self.root / "ray" / study / run / "stop"
 
     def check_writable(self) -> None:
-        """Raise a UsageError when nothing can be written below the root; it leaves nothing behind."""
-        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        """Raise a UsageError when nothing can be written below the root; it leaves nothing behind.
+
+        A root that is yet to be made is not made: another process that begins now would find it gone again.
+        """
         try:
+            start = self.root
+            if isinstance(start, Path):
+                start = next(folder for folder in (start, *start.parents) if folder.exists())
             below = [self.root / name for name in ("trials", "stages") if (self.root / name).exists()]
-            for folder in (self.root, *below):
+            for folder in (start, *below):
                 with whole_file(folder / ".writable") as temporary:
                     temporary.touch()
                 (folder / ".writable").unlink(missing_ok=True)
-            for folder in made if isinstance(self.root, Path) else ():
-                with suppress(OSError):  # another process has written there meanwhile
-                    Path(str(folder)).rmdir()
         except OSError as error:
             raise UsageError(
                 f"Cannot write to the results root {self.root}: {error.strerror or error}. "

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cass_tune import storage
 from cass_tune.errors import UsageError
 from cass_tune.leases import Holder, machine
 from cass_tune.results import (
@@ -321,6 +322,15 @@ def test_a_writable_root_is_left_as_it_was(tmp_path: Path, results: Results) -> 
     results.trial(DIGEST).write_config({})
     results.check_writable()
     assert files(tmp_path) == ["results/trials/0123456789ab/config.json"]
+
+
+def test_a_root_is_not_made_and_removed_under_another_process(
+    tmp_path: Path, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(storage, "between_steps", lambda step, path: seen.append(local(results.root).exists()))
+    results.check_writable()
+    assert seen and not any(seen) and list(tmp_path.iterdir()) == []
 
 
 def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
