@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 SAMPLE_S = 1.0
 """Time between two questions to the GPU's driver, whose answer is about the last second or less."""
 
+PEAK_LINE = "VmHWM:"
 RESIDENT_ERROR = 1.02
 """How far the kernel's two counts of resident memory are apart at most: each is kept by processor."""
 
@@ -90,6 +91,11 @@ _earlier = 0
 
 
 def _most_resident() -> int:
+    """Return the most bytes of this process; `getrusage` alone may tell those of the one that started it."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(PEAK_LINE):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,8 +76,9 @@ def test_the_memory_of_an_earlier_trial_is_forgotten_or_not_known() -> None:
     """In a process of its own: another's may keep freed memory, and then its trials do have it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         many, few, more = (pool.submit(used_memory, block_mib).result() for block_mib in (600, 300, 900))
-    assert many is not None and (few is None or many - 0.4 < few < many - 0.2)
-    assert more is not None and many + 0.2 < more < many + 0.4
+    if sys.platform == "linux" and machine.PEAK_LINE in Path("/proc/self/status").read_text():
+        assert many is not None and more is not None and many + 0.2 < more < many + 0.4
+    assert few is None or (many is not None and many - 0.4 < few < many - 0.2)
 
 
 def test_memory_that_the_system_cannot_forget(monkeypatch: pytest.MonkeyPatch) -> None:
