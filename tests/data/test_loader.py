@@ -23,7 +23,7 @@ from cass_tune.data.loader import (
     normalise_by_arm,
     views_of,
 )
-from cass_tune.data.pixels import Pixels, load_pixels
+from cass_tune.data.pixels import Pixels, as_rgb, load_pixels
 from cass_tune.randomness import generator
 from tests import tiny
 
@@ -158,6 +158,18 @@ def test_batch_bounds(count: int, size: int, drop_last: bool, sizes: list[int]) 
     bounds = batch_bounds(count, size, drop_last=drop_last)
     assert [end - start for start, end in bounds] == sizes
     assert bounds[0][0] == 0 and all(a[1] == b[0] for a, b in pairwise(bounds))
+
+
+@pytest.mark.parametrize("greys", [0, 1, 2])
+def test_memory_of_a_batch_is_that_of_its_images_but_on_the_device_by_channel(greys: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
+    of_batch = [as_rgb(image[..., 0]) if number < greys else image for number, image in enumerate(images)]
+    (batch,) = batches(source=Pixels(LISTING, 8, of_batch)).evaluation([0, 1])
+    assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), np.stack(of_batch))
+    assert batch.images.is_contiguous(memory_format=torch.channels_last) == (greys < 2)
+    cpu = torch.device("cpu")
+    by_arm = normalise_by_arm(batch.images, cpu, {"cnn": IMAGENET})["cnn"]
+    assert all(there.is_contiguous() for there in (*batch.on(cpu), normalise(batch.images, cpu), by_arm))
 
 
 def test_normalise() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -45,17 +45,26 @@ def draws(kind: type[Operation], count: int) -> list[Operation]:
 @pytest.mark.parametrize("name", COLOURS)
 def test_colours(name: str, factor: float) -> None:
     found = difference(smooth(1, 3), Jitter(((name, factor),)))
-    assert found.max() <= (1 if name == "saturation" else 0) and found.mean() < 0.2
+    assert found.max() <= 1 and found.mean() < (0.2 if name == "saturation" else 0.02)
     if name != "saturation":
         assert difference(smooth(1, 1), Jitter(((name, factor),))).max() == 0
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_jitter(channels: int) -> None:
-    """A contrast's mean grey, a whole number, may be another one after the saturation: one level more or less."""
+    """Changes of colour that are carried out together are not cut off to whole levels between them."""
     found = [difference(smooth(2, channels), each) for each in draws(Jitter, 60)]
     assert max(each.max() for each in found) <= (3 if channels == 3 else 0)
-    assert np.mean(found) < 0.1
+    assert np.mean(found) < 0.4
+
+
+STRONG = (("brightness", 1.2), ("contrast", 0.8), ("saturation", 1.2))
+
+
+@pytest.mark.parametrize("factors", list(permutations(STRONG)))
+def test_levels_beyond_white_are_lost_before_the_next_change(factors: tuple[tuple[str, float], ...]) -> None:
+    bright = (smooth(9, 3) // 4 + 192).astype(np.uint8)
+    assert difference(bright, Jitter(factors)).max() <= 3
 
 
 @pytest.mark.parametrize("channels", [1, 3])
