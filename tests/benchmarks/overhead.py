@@ -2,15 +2,14 @@
 
     python -m tests.benchmarks.overhead
 
-First epochs of pretraining of about five seconds on the CPU, in turns: the bare loop in this process, and the same
-trial by the study's command line and Ray, with everything that is recorded of it. Both are timed from the end of one
-epoch to the end of the next, so that what happens between epochs counts; the overhead is the difference of the medians
-of a round (at most 2 % is wanted). Where the machine's speed changes by more than that from one epoch to the next, the
-two parts of it that can be measured in one epoch tell more: the time between the end of an epoch's training and the
-beginning of the next, and the processor time of everything but the trial's own process, which a trial that uses all
-cores has to wait for. Then how long a trial takes from its start by Ray Tune to the beginning of its first
-epoch: in a new process, and in one that has run another trial. Last a study of 27 trivial trials, from the moment when
-Ray runs: to its last result, to the last trial's end and to Ray Tune's (10 seconds are wanted).
+First epochs of pretraining of about five seconds on the CPU, in turns (`tests.benchmarks.turns`): of the bare loop, and
+of the same trial by the study's command line and Ray, with everything that is recorded of it. What happens between
+epochs counts. The overhead is how much longer a turn by Ray takes than the bare loop's before and after it: the mean of
+all turns with its 95 % interval (at most 2 % is wanted). Beside it, the processor time of everything but the trial's
+own process, which a trial that uses all cores would have to wait for. Then how long a trial takes from its start by
+Ray Tune to the beginning of its first epoch: in a new process, and in one that has run another trial. Last a study of
+27 trivial trials, from the moment when Ray runs: to its last result, to the last trial's end and to Ray Tune's (10
+seconds are wanted).
 """
 
 from __future__ import annotations
@@ -19,40 +18,32 @@ import argparse
 import contextlib
 import io
 import itertools
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import nn
 
+from analysis.statistics import summarise
 from cass_tune import runner
-from cass_tune.config import ARMS, Data, Pretrain, Trial
-from cass_tune.data.loader import Batches
-from cass_tune.data.phantom import phantom_listing
-from cass_tune.data.pixels import load_pixels
-from cass_tune.data.splits import split
 from cass_tune.events import TrialEvents
-from cass_tune.methods import method_class
-from cass_tune.training.determinism import prepare_torch
-from cass_tune.training.models import build_arm
-from cass_tune.training.pretrain import Pretraining
 from tests import small
+from tests.benchmarks.turns import BOTH, FOLDER, METHOD, WHO, Turns, bare, bare_rows
 
 EPOCH_S = 5.0
-EPOCHS = 4
-"""Of a round; the first, with its warm-up, is not counted."""
+WARM_UP = 2
+"""Turns of each that are not counted."""
 MOST = 0.02
-TRIAL = "ray::ImplicitFunc"
-"""Ray's name for the process of a trial."""
+TRIALS = ("ray::ImplicitFunc", "multiprocessing.spawn")
+"""In the command lines of the processes that train: Ray's name for a trial's, and the bare loop's."""
 CLOCK_HZ = os.sysconf("SC_CLK_TCK")
 SIZE_PX = 128
 BATCH = 8
@@ -119,7 +110,8 @@ def processor_seconds() -> float:
         with contextlib.suppress(OSError):
             fields = path.read_text().rpartition(")")[2].split()
             children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-            is_trial = path.with_name("cmdline").read_text().startswith(TRIAL)
+            command = path.with_name("cmdline").read_text()
+            is_trial = any(name in command for name in TRIALS)
             seconds[int(path.parent.name)] = 0.0 if is_trial else sum(map(int, fields[11:13])) / CLOCK_HZ
     found, waiting = 0.0, [os.getpid()]
     while waiting:
@@ -139,78 +131,55 @@ def run(folder: Path, *words: str) -> Clock:
     return clock
 
 
-def epoch_words(fraction: float) -> list[str]:
-    """Return the options of a trial whose epochs take five seconds, one at a time."""
-    options = {
-        "--data.image-size-px": SIZE_PX,
-        "--data.pretrain-fraction": fraction,
-        "--pretrain.batch-size": BATCH,
-        "--pretrain.epochs": EPOCHS,
-        "--pretrain.learning-rate": 0.001,
-        "--finetune.epochs": 1,
-        "--cpus-per-trial": os.cpu_count(),
-    }
-    return [str(word) for pair in options.items() for word in pair]
+def epoch_fields(fraction: float, epochs: int) -> dict[str, float]:
+    """Return the fields of a trial whose epochs take five seconds."""
+    data = {"data.image_size_px": SIZE_PX, "data.pretrain_fraction": fraction}
+    return {**data, "pretrain.batch_size": BATCH, "pretrain.epochs": epochs, "pretrain.learning_rate": 0.001}
 
 
-def bare_epochs(fraction: float, epochs: int) -> tuple[list[float], list[float]]:
-    """Return the seconds between the ends of epochs of the bare loop, and those of them outside training."""
-    data = Data(image_size_px=SIZE_PX, pretrain_fraction=fraction, label_fraction=0.05)
-    pretrain = Pretrain(cnn="test_resnet", vit="test_vit", weights="random", batch_size=BATCH, epochs=epochs)
-    trial = Trial(data=data, pretrain=pretrain)
-    prepare_torch(torch.device("cpu"), 1)
-    pixels = load_pixels(phantom_listing(), SIZE_PX)
-    batches = Batches(pixels, seed=0, stream="pretrain", views=method_class("cass").views(trial))
-    positions = split(pixels.listing, data, 0).pretrain
-    arms = nn.ModuleDict({arm: build_arm(trial, arm) for arm in ARMS})
-    return _between((time.monotonic(), row["seconds"]) for row in Pretraining(trial, arms, batches, positions).run())
+def words(options: Mapping[str, Any]) -> list[str]:
+    """Return options as they are written in a command line."""
+    return [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 
-def _between(noted: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """Return the seconds from each epoch's end to the next one's, and those of them in which it did not train."""
-    ends, trained = zip(*noted, strict=True)
-    epochs = [end - start for start, end in itertools.pairwise(ends)]
-    return epochs, [epoch - seconds for epoch, seconds in zip(epochs, trained[1:], strict=True)]
-
-
-def ray_epochs(fraction: float) -> tuple[list[float], list[float], float]:
-    """Return what epochs by Ray take.
+def in_turns(turns: int) -> tuple[list[float], list[float], float]:
+    """Train by Ray and bare, in turns.
 
     Returns:
-        The seconds between the ends of the same epochs; those of them outside training; and the processor time of what
-        is not the trial, as a share of all that there is.
+        Seconds of each turn by Ray; of each bare one; and the processor time of what is not the trial, as a share of
+        all that there is.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        clock = run(Path(folder), *epoch_words(fraction))
-    noted = [(at, row["seconds"]) for at, _, row in clock.rows if row["phase"] == "pretrain"]
-    others_s, passed_s = (last - first for first, *_, last in (clock.others_s[:EPOCHS], [at for at, _ in noted]))
-    return *_between(noted), others_s / passed_s / (os.cpu_count() or 1)
-
-
-def overhead(rounds: int) -> None:
-    """Print how much longer epochs take by Ray."""
     tried = 0.1
-    fraction = min(1.0, tried * EPOCH_S / statistics.median(bare_epochs(tried, 3)[0]))
-    shares, gaps, stolen = list[float](), list[float](), list[float]()
-    for number in range(rounds):
-        found = {}
-        for name in ("bare", "ray") if number % 2 else ("ray", "bare"):
-            if name == "bare":
-                found[name], bare_between = bare_epochs(fraction, EPOCHS)
-            else:
-                found[name], ray_between, others = ray_epochs(fraction)
-                stolen.append(others)
-        gaps.append(statistics.median(ray_between) - statistics.median(bare_between))
-        bare, by_ray = statistics.median(found["bare"]), statistics.median(found["ray"])
-        shares.append(by_ray / bare - 1)
-        spread = " to ".join(f"{value:.2f}" for value in (min(found["bare"]), max(found["bare"])))
-        print(f"round {number + 1}: bare {bare:.2f} s (from {spread}), by Ray {by_ray:.2f} s: {shares[-1]:+.2%}")
-    print(f"overhead: median {statistics.median(shares):+.2%} of {EPOCH_S:g} s epochs (at most {MOST:.0%} is wanted)")
-    gap, share = statistics.median(gaps), statistics.median(stolen)
-    print(
-        f"of it, in each epoch: {1000 * gap:.0f} ms more than the bare loop between the end of training and the "
-        f"next epoch ({gap / EPOCH_S:.2%}), and {share:.2%} of the processors' time for everything but the trial"
+    seconds = statistics.median(row["seconds"] for row in bare_rows(epoch_fields(tried, 4))[1:])
+    fields = epoch_fields(min(1.0, tried * EPOCH_S / seconds), turns + WARM_UP + 1)
+    with tempfile.TemporaryDirectory() as scratch:
+        meeting = Path(scratch, "turns")
+        meeting.mkdir()
+        os.environ |= {FOLDER: str(meeting), WHO: "ray"}
+        other = multiprocessing.get_context("spawn").Process(target=bare, args=(meeting, fields), daemon=True)
+        other.start()
+        options = {"pretrain.method": METHOD, "finetune.epochs": 1, "cpus-per-trial": os.cpu_count()}
+        clock = run(Path(scratch, "results"), *words({**fields, **options}))
+        other.join()
+        by_ray, alone = (Turns(meeting, who, turns + WARM_UP).seconds()[WARM_UP:] for who in BOTH)
+    noted = [place for place, (_, _, row) in enumerate(clock.rows) if row["phase"] == "pretrain"]
+    first, last = noted[WARM_UP], noted[-2]
+    others_s = clock.others_s[last] - clock.others_s[first]
+    return by_ray, alone, others_s / (clock.rows[last][0] - clock.rows[first][0]) / (os.cpu_count() or 1)
+
+
+def overhead(turns: int) -> None:
+    """Print how much longer epochs take by Ray."""
+    by_ray, alone, share = in_turns(turns)
+    beside = [statistics.mean(pair) for pair in itertools.pairwise(alone)]
+    longer = summarise(100 * (own / bare - 1) for own, bare in zip(by_ray[1:], beside, strict=True))
+    spread = ", ".join(
+        f"{name} {min(each):.2f} to {max(each):.2f} s (median {statistics.median(each):.2f})"
+        for name, each in (("bare", alone), ("by Ray", by_ray))
     )
+    print(f"{turns} epochs of each, in turns: {spread}")
+    print(f"overhead: {longer.text(signed=True)} % of epochs of {EPOCH_S:g} s (at most {MOST:.0%} is wanted)")
+    print(f"beside it, {share:.2%} of the processors' time for everything but the trial and the bare loop")
 
 
 def write_images(root: Path) -> None:
@@ -245,12 +214,12 @@ def trivial() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print all measurements."""
     parser = argparse.ArgumentParser(description="Measure the overhead of Ray and of the records.")
-    parser.add_argument("--rounds", type=int, default=3, help="of the overhead, 2 x 4 epochs each (default: 3)")
+    parser.add_argument("--turns", type=int, default=24, help="epochs of each, for the overhead (default: 24)")
     given = parser.parse_args(arguments)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
     trivial()
-    if given.rounds:
-        overhead(given.rounds)
+    if given.turns:
+        overhead(given.turns)
     print(f"load {os.getloadavg()[0]:.1f} at the end")
 
 
