@@ -258,6 +258,7 @@ class Execution:
                 cpus=resources["cpu"],
                 fitting=fitter,
                 uses_cards=gpu > 0,
+                may_grow=bool(self.settings.address),
                 device=device,
                 probed={str(item.digest) for item in run.late},
                 alone=fitter.alone,

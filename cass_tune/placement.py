@@ -166,6 +166,31 @@ class Placement(Generic[Job]):
             busy[number] = replace(busy[number], left_s=done_s)
         return None
 
+    def lacking(
+        self,
+        waiting: Iterable[Job],
+        nodes: Iterable[Node],
+        is_ready: Callable[[Job, list[Job]], bool] = lambda job, ahead: True,
+        most: int = 16,
+    ) -> list[Group]:
+        """Return what trials that wait could use if there were more machines.
+
+        Args:
+            waiting: trials, the most urgent first.
+            nodes: machines; those that there might be are like them.
+            is_ready: see `choose`; given those as well that could start.
+            most: further machines of each kind.
+        """
+        waiting, busy, started = list(waiting), list[Busy](), list[Job]()
+        kinds = {(node.kind, node.cards, node.cpus): node for node in nodes}.values()
+        more = [replace(node, name=f"{node.name} {number}") for node in kinds for number in range(most)]
+        while found := self.choose(waiting, more, busy, lambda job, ahead: is_ready(job, [*started, *ahead])):
+            job, place = found
+            waiting.remove(job)
+            started.append(job)
+            busy.append(Busy(place=place))
+        return list(dict.fromkeys(item.place.group for item in busy))
+
     def _times(self, job: Job, nodes: Sequence[Node]) -> dict[str, float]:
         """Return the seconds that a trial will take on each kind of machine on which it can run; if unknown, all 0."""
         kinds = dict.fromkeys(node.kind for node in nodes)

@@ -62,7 +62,7 @@ def test_the_launchers_files_fit_rays_schema(cloud: str) -> None:
     validate_config(full)
     assert full["provider"]["type"] == cloud
     workers = full["available_node_types"]["spot"]
-    assert workers["min_workers"] == workers["max_workers"] == full["max_workers"] > 0
+    assert 1 == workers["min_workers"] < workers["max_workers"] == full["max_workers"]
     spot = {
         "aws": {"InstanceMarketOptions": {"MarketType": "spot"}},
         "gcp": {"scheduling": {"provisioningModel": "SPOT"}},

@@ -170,6 +170,41 @@ def list_schedule(lengths: Sequence[float], speeds: Mapping[str, float]) -> floa
     return last
 
 
+class TestMachinesThatLack:
+    """What is asked for when trials wait."""
+
+    def groups(self, share: float, jobs: int, nodes: Sequence[Node], most: int = 4) -> list[tuple[float, float]]:
+        found = of(share).lacking(range(jobs), nodes, most=most)
+        assert {group.node for group in found}.isdisjoint(each.name for each in nodes)
+        return sorted((group.gpus, group.cpus) for group in found)
+
+    def test_a_card_for_each_trial(self) -> None:
+        assert self.groups(1, 3, [node()]) == [(1, 1)] * 3
+
+    def test_no_more_than_so_many_machines_of_a_kind(self) -> None:
+        assert self.groups(1, 30, [node(cards=2)], most=3) == [(1, 1)] * 6
+        assert len(self.groups(1, 30, [node(), node("b"), node("c", kind="Y")], most=3)) == 6
+
+    def test_trials_that_share_a_card_ask_for_it_once(self) -> None:
+        assert self.groups(0.25, 6, [node(cpus=4)], most=1) == [(1, 4)]
+
+    def test_cores_alone(self) -> None:
+        assert self.groups(0, 3, [node(cards=0, cpus=2)], most=1) == [(0, 1)] * 2
+
+    def test_nothing_where_none_fits(self) -> None:
+        assert self.groups(2, 3, [node()]) == [] and self.groups(1, 3, []) == []
+
+    def test_trials_that_cannot_start_yet_ask_for_nothing(self) -> None:
+        one_at_a_time: list[list[int]] = []
+
+        def is_ready(job: int, ahead: list[int]) -> bool:
+            one_at_a_time.append(ahead)
+            return not ahead
+
+        assert len(of(1).lacking([1, 2, 3], [node()], is_ready)) == 1
+        assert [1] in one_at_a_time, "asked as if the first one ran"
+
+
 def test_small_cases_against_every_assignment() -> None:
     rng = random.Random(0)
     ratios = []

@@ -11,8 +11,9 @@ from ray.tune.experiment import Trial
 
 from cass_tune.errors import UsageError
 from cass_tune.fitting import Fit, Fitting
-from cass_tune.placement import CPU, Busy, Node, Place, Placement, shared
+from cass_tune.placement import CPU, Busy, Group, Node, Place, Placement, shared
 from cass_tune.plan import Wanted
+from cass_tune.runner.autoscaling import Autoscaling
 from cass_tune.runner.places import PlaceManager, PlaceRequest, is_alive, nodes
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ ORDER_EVERY_S = 10.0
 """Least time between two judgements of the order of the same trials."""
 PATIENCE_S = 10.0
 """How long a trial waits for a card that somebody else on the cluster may have, when another one is free."""
+LACK_EVERY_S = 10.0
+"""Least time between two judgements of which machines are lacking."""
 TAKEN_S = 60.0
 """How long a card that was waited for in vain is left out."""
 
@@ -40,6 +43,7 @@ class Demand:
         probed: identities of finished trials that are only probed, for which cores alone do, too.
         alone: how a trial is placed that ran out of memory.
         names: torch's name of a kind of card, by which the fitting knows it, where it is not Ray's.
+        may_grow: whether machines may be added for trials that wait (`cass_tune.runner.autoscaling`).
     """
 
     cpus: float
@@ -49,6 +53,7 @@ class Demand:
     probed: Collection[str] = ()
     alone: Fit = field(default_factory=Fit)
     names: Mapping[str, str] = field(default_factory=dict)
+    may_grow: bool = False
 
     def fit(self, item: Wanted, kind: str, *, is_alone: bool = False) -> Fit | None:
         """Return how a trial is placed on a kind of machine, or None: not at all.
@@ -111,6 +116,9 @@ class Placing:
         """Cards that others on the cluster have: until when that is believed, and the machine."""
         self._ranks: dict[str, int] = {}
         self._ranked = -ORDER_EVERY_S
+        self._autoscaling = Autoscaling() if demand.may_grow else None
+        self._lacking: list[Group] = []
+        self._judged = -LACK_EVERY_S
 
     def choose(self, waiting: Sequence[Trial], live: Sequence[Trial]) -> Trial | None:
         """Return the trial that starts now, which has its place from then on, or None.
@@ -129,8 +137,11 @@ class Placing:
 
         chosen = self._placement.choose(items, present, self._busy(live), is_ready)
         if chosen is None:
+            self._ask_for_machines(items, is_ready)
             return None
         item, place = chosen
+        if len(items) == 1:
+            self.ask_for_nothing()
         trial = trials[str(item.digest)]
         fit = self._fit(item, place.group.kind)
         device = self._demand.device if place.gpus else CPU
@@ -159,6 +170,20 @@ class Placing:
             return False
         self._taken.append((time.monotonic() + TAKEN_S, place.group.node))
         return True
+
+    def _ask_for_machines(self, items: Sequence[Wanted], is_ready: Callable[[Wanted, list[Wanted]], bool]) -> None:
+        """Ask for machines like those that there are, on which trials could start that wait."""
+        if self._autoscaling is None:
+            return
+        now = time.monotonic()
+        if now - self._judged >= LACK_EVERY_S:
+            self._judged, self._lacking = now, self._placement.lacking(items, self._nodes, is_ready)
+        self._autoscaling.want(self._lacking)
+
+    def ask_for_nothing(self) -> None:
+        """Take back what was asked for: no trial waits any more."""
+        if self._autoscaling is not None:
+            self._autoscaling.want([])
 
     def learn(self, trial: Trial, row: dict[str, object]) -> None:
         """Take in the row of an epoch."""

@@ -142,6 +142,8 @@ def run_trials(
             if not watcher.has_ended:
                 raise
             logger.debug("Ray's own records cannot be read: %s", error)  # nothing reads them but Ray Tune's last step
+        finally:
+            placing.ask_for_nothing()
     if signal.SIGTERM in came:
         raise Terminated
     if watcher.storage_error:
