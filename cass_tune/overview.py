@@ -11,7 +11,7 @@ from cass_tune.config import ARMS, Data
 from cass_tune.console import Work, duration
 from cass_tune.data.listing import Listing
 from cass_tune.data.listings import Listings
-from cass_tune.data.splits import SPLIT_OPTIONS, distinct_splits
+from cass_tune.data.splits import SPLIT_OPTIONS, distinct_splits, left_out
 from cass_tune.data.wording import listed
 from cass_tune.estimate import PUBLISHED, RATES, Estimate, Room, Sizes, Time
 from cass_tune.fitting import Fit
@@ -119,6 +119,9 @@ def _split_lines(listings: Listings | None, wanted: Sequence[Wanted]) -> Iterato
     shown = [digest[:SPLIT_DIGITS] + _options_text(data, varied) for digest, data in splits.items()]
     if shown:
         yield f"{'split' if len(shown) == 1 else f'splits: {len(shown)}'}: {listed(shown, limit=SPLITS_SHOWN)}"
+    if listings:
+        dropped = dict.fromkeys(text for data in splits.values() for text in left_out(listings(data), data))
+        yield from (f"  note: {text}" for text in list(dropped)[:SPLITS_SHOWN])
 
 
 def _options_text(data: Data, names: Sequence[str]) -> str:

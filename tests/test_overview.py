@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cass_tune.study import Study
 from studies.batch_ablation import STUDY as BATCHES
@@ -124,3 +126,18 @@ def test_a_finished_study_has_no_hours(tmp_path: Path, capsys: pytest.CaptureFix
 
     small.run("--dry-run", "--pretrain.learning-rate", "0.001", "--seeds", "7", results=tmp_path)
     assert ", by earlier trials of the same kind\n" in capsys.readouterr().out, "though none of these has run"
+
+
+@pytest.mark.parametrize("leaks", ["keep", "drop"])
+def test_leaks_that_are_left_out(plan: Plan, tmp_path: Path, leaks: str) -> None:
+    for number, (part, label) in enumerate(product(("train", "test"), "ab")):
+        (tmp_path / "images" / part / label).mkdir(parents=True)
+        for copy in range(9):
+            level = 0 if (copy, label) == (0, "a") else 20 * copy + number + 1
+            Image.new("L", (4, 4), level).save(tmp_path / "images" / part / label / f"{copy}.png")
+    options = "--preset demo --data.name folder --pretrain.batch-size 4 --data.pretrain-fraction 1"
+    lines = plan(f"{options} --data.root {tmp_path / 'images'} --data.leaks {leaks}", BATCHES)
+    assert any("1 set of identical files in more than one part" in line for line in lines)
+    (place,) = (place for place, line in enumerate(lines) if line.startswith("split: "))
+    note = "  note: --data.leaks drop leaves out 1 training image whose group (patient, identical files) lies in another"
+    assert lines[place + 1].startswith(note) == (leaks == "drop")

@@ -60,12 +60,14 @@ def _show_catalogue(console: Console) -> int:
     for name in SETS:
         entry = entry_of(f"{PREFIX}{name}")
         assert entry is not None
-        console.say(f"  {name}: {entry.task}; {entry.images} in all; {entry.licence}")
+        console.say(f"  {name}: {entry.task}; {entry.images} in all; {entry.licence}", f"    {'; '.join(entry.labels)}")
     return ending.DONE
 
 
 def _entry_lines(entry: Entry) -> Iterator[str]:
     yield f"  {entry.task}" + (f"; {entry.images} in all" if entry.images else "")
+    if entry.labels:
+        yield f"  named {'; '.join(entry.labels)}"
     yield f"  licence: {entry.licence}"
     if entry.obtain:
         yield f"  {entry.obtain}"

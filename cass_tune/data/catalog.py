@@ -33,7 +33,7 @@ class Entry:
         obtain: how to get it.
         images: how many there are.
         counts: images by part and class, as published.
-        labels: names of its classes, where they do not follow from the files.
+        labels: names of its classes, or of the labels that an image may have.
         mean: of the channels between 0 and 1, as published.
         std: the same.
         published_weights: class weights of CASS's code. They are the wrong way round (the commonest class weighs most),
@@ -61,6 +61,7 @@ def _phantom(data: Data, progress: Progress) -> Listing:
     return phantom_listing()
 
 
+_ISIC_2019 = ("NV", "MEL", "BCC", "BKL", "AK", "SCC", "VASC", "DF")
 _AUTOIMMUNE = ("b", "tfh", "tfh217", "tfhl", "other")
 
 
@@ -85,6 +86,7 @@ CATALOGUE: Mapping[str, Entry] = {
         licence="CC0 according to a copy of its Kaggle page",
         obtain="download it from Kaggle; --data.root is the folder with Training/ and Testing/",
         images=7023,
+        labels=("glioma", "meningioma", "notumor", "pituitary"),
         counts={
             "train": {"glioma": 1321, "meningioma": 1339, "notumor": 1595, "pituitary": 1457},
             "test": {"glioma": 300, "meningioma": 306, "notumor": 405, "pituitary": 300},
@@ -97,19 +99,16 @@ CATALOGUE: Mapping[str, Entry] = {
     "isic2019": Entry(
         listing=isic_2019_listing,
         title="ISIC 2019, dermoscopy",
-        task="8 classes; a test part of whole lesions is drawn, because the official test labels are not published",
+        task="8 classes; a test part of whole lesions is drawn from the training images, as CASS's authors drew theirs",
         licence="CC BY-NC 4.0 (not for commercial use)",
         obtain=(
             "download the training data from challenge.isic-archive.com; --data.root is the folder with "
             "ISIC_2019_Training_Input/, ISIC_2019_Training_GroundTruth.csv and ISIC_2019_Training_Metadata.csv"
         ),
         images=25331,
+        labels=_ISIC_2019,
         published_weights=dict(
-            zip(
-                ("NV", "MEL", "BCC", "BKL", "AK", "SCC", "VASC", "DF"),
-                (1.0, 0.4717, 0.3952, 0.3535, 0.2405, 0.2242, 0.2013, 0.2),
-                strict=True,
-            )
+            zip(_ISIC_2019, (1.0, 0.4717, 0.3952, 0.3535, 0.2405, 0.2242, 0.2013, 0.2), strict=True)
         ),
         source="weights: CASS's code",
     ),
@@ -123,7 +122,8 @@ CATALOGUE: Mapping[str, Entry] = {
             "folder with one folder of images per class; files whose names end in 'mask' are left out"
         ),
         images=1300,
-        source="images and classes: CASS's paper",
+        labels=("AK", "BCC", "DF", "IEC", "MEL", "ML", "PYO", "SCC", "SK", "VASC"),
+        source="images and classes: CASS's paper; their names: the notes of LuoyaoChen/DEDL_Semisupervised",
     ),
     "autoimmune": Entry(
         listing=_autoimmune,

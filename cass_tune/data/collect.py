@@ -190,7 +190,8 @@ def _too_few_classes(labels: set[str]) -> list[str]:
     if len(labels) >= 2:
         return []
     return [
-        f"At least 2 classes are needed for training, but there are {len(labels)}: {listed(sorted(labels)) or 'none'}."
+        f"At least 2 classes are needed for training, but there are {len(labels)}: "
+        f"{listed(sorted(labels)) or 'none'}. Add images of another class."
     ]
 
 
@@ -221,7 +222,8 @@ def _unknown_classes(classes: Mapping[Split, set[str]], trained: set[str]) -> li
             texts.append(
                 f"Unknown class in the {PART_NAMES[part]} part: {names}"
                 f"{f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''}. "
-                f"Allowed are the classes of the training part: {listed(sorted(trained))}."
+                f"Allowed are the classes of the training part: {listed(sorted(trained))}. Correct the class, or add "
+                "training images of it."
             )
     return texts
 

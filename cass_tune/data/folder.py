@@ -15,7 +15,7 @@ from cass_tune.data.listing import Listing, Split
 from cass_tune.data.wording import PART_NAMES, PART_SYNONYMS, counted, listed, part_called
 from cass_tune.errors import UsageError, did_you_mean
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 """Endings of image files, in any case; other files are ignored."""
 
 _GENERAL_LAYOUT = (

@@ -144,7 +144,7 @@ class _Index:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self._file, timeout=_LOCK_SECONDS)
             self._database.execute(_TABLE)
-        except (sqlite3.Error, OSError, RuntimeError) as error:  # RuntimeError: this user has no home
+        except (sqlite3.Error, OSError) as error:
             self._give_up(error)
         return self
 

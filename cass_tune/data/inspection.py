@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cass_tune.data.decode import open_image
 from cass_tune.data.index import Progress, no_progress
 from cass_tune.data.listing import SPLITS, Item, Listing, Split
+from cass_tune.data.pixel_cache import is_grey
 from cass_tune.data.pixels import decode
 from cass_tune.data.wording import PART_NAMES, listed
 from cass_tune.errors import UsageError
@@ -54,12 +55,15 @@ def look(listing: Listing, item: Item, root: Path | None) -> Look:
         item: the image.
         root: folder of the files.
     """
+    import numpy as np
+
     if listing.open_volume is not None:
         volume = listing.open_volume(item)
         return Look(f"array {volume.dtype}", volume.shape[::-1])
     if root is None or not (root / item.path).is_file():
         image = listing.open_image(item)
-        return Look(f"array {image.mode}", image.size)
+        mode = "L" if is_grey(np.asarray(image)) else image.mode  # a set opens every image as RGB
+        return Look(f"array {mode}", image.size)
     with open_image(root / item.path) as image:
         is_turned = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT
         return Look(f"{image.format} {image.mode}", image.size, is_turned, getattr(image, "n_frames", 1))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cass_tune.config import Data
 from cass_tune.data.collect import Candidate, Found, collect, data_root
 from cass_tune.data.index import Progress, no_progress
 from cass_tune.data.listing import Listing
-from cass_tune.data.table import read_table
+from cass_tune.data.table import group_named, read_table
 from cass_tune.data.wording import counted, listed
 from cass_tune.errors import UsageError
 
@@ -20,14 +20,16 @@ METADATA = "ISIC_2019_Training_Metadata.csv"
 
 
 def isic_2019_listing(data: Data, progress: Progress = no_progress) -> Listing:
-    """List ISIC 2019's training images, of which a test part is drawn: the official test labels are not published.
+    """List ISIC 2019's training images, of which a test part is drawn, as CASS's authors drew theirs.
+
+    The official test part is left out: a ninth of its classes (UNK) has no training image.
 
     Raises:
         UsageError: the folder, a table or an image is missing or wrong.
     """
     root = data_root(data)
     classes = _classes(root / TRUTH)
-    lesions, warnings = _lesions(root / METADATA)
+    lesions = _lesions(root / METADATA)
     missing = [name for name in classes if not os.path.isfile(root / IMAGES / f"{name}.jpg")]
     problem = (
         f"Every image of {TRUTH} must lie in {IMAGES}/, but {counted(len(missing), 'file is', 'files are')} missing: "
@@ -43,8 +45,8 @@ def isic_2019_listing(data: Data, progress: Progress = no_progress) -> Listing:
         problems=[problem] if missing else [],
         warnings=[
             f"A test part of whole lesions was drawn (--data.test-fraction {data.test_fraction:g}, --data.split-seed "
-            f"{data.split_seed}), because the official test labels are not published.",
-            *warnings,
+            f"{data.split_seed}) from the training images; the official test part is not used.",
+            *_alone_warnings(root / METADATA, classes, lesions),
         ],
     )
     return collect(data, found, progress)
@@ -85,10 +87,19 @@ def _is_name(image: str) -> bool:
     return bool(image) and all(letter.isalnum() or letter in "_-" for letter in image)
 
 
-def _lesions(table: Path) -> tuple[dict[str, str], Sequence[str]]:
-    """Return the lesion of each image that has one, and warnings."""
+def _alone_warnings(table: Path, images: Iterable[str], lesions: Mapping[str, str]) -> list[str]:
     if not table.exists():
-        return {}, [f"{table.name} is not there: images of one lesion may lie in training and test."]
+        return [f"{table.name} is not there: images of one lesion may lie in training and test."]
+    alone = [name for name in images if name not in lesions]
+    if not alone:
+        return []
+    return [f"{counted(len(alone), 'image')} without a lesion in {table.name}, each taken as one of its own."]
+
+
+def _lesions(table: Path) -> dict[str, str]:
+    """Return the lesion of each image that has one."""
+    if not table.exists():
+        return {}
     header, lines = read_table(table, "It must lie in the folder given by --data.root, beside the images.")
     if "image" not in header or "lesion_id" not in header:
         raise UsageError(
@@ -96,7 +107,8 @@ def _lesions(table: Path) -> tuple[dict[str, str], Sequence[str]]:
             "official file, or remove it: then images of one lesion may lie in several parts."
         )
     image, lesion = header.index("image"), header.index("lesion_id")
-    return {cells[image]: cells[lesion] for _, cells in lines if cells[lesion]}, ()
+    found = {cells[image]: group_named(cells[lesion]) for _, cells in lines}
+    return {name: group for name, group in found.items() if group is not None}
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -79,10 +79,11 @@ class PixelCache:
         found = cls._found(folder, size_px)
         if found is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with _only_one(folder, lambda: progress(0, len(images))):
+            with _only_one(folder, lambda: progress(0, len(images))) as is_alone:
                 found = cls._found(folder, size_px)  # made by another process meanwhile
                 if found is None:
                     shutil.rmtree(folder, ignore_errors=True)
+                    _remove_abandoned(folder, is_alone)
                     _write(folder, size_px, images, progress)
                     found = cls(folder, size_px)
         with contextlib.suppress(OSError):
@@ -132,8 +133,8 @@ def is_grey(image: np.ndarray) -> bool:
 
 
 @contextlib.contextmanager
-def _only_one(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Let one process of this machine at a time run the block; where locks do not work, let all."""
+def _only_one(folder: Path, waiting: Callable[[], None]) -> Iterator[bool]:
+    """Let one process of this machine at a time run the block; where locks do not work, let all, and give False."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -146,7 +147,7 @@ def _only_one(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
         except (NotImplementedError, OSError):  # a file system without locks, or one that cannot be written
             break
     try:
-        yield
+        yield lock.is_locked
     finally:
         lock.release()
 
@@ -159,7 +160,6 @@ def _write(
 ) -> None:
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        _remove_abandoned(folder.parent)
         temporary.mkdir()
         writer = _Writer(temporary, _room(folder.parent, len(images) * size_px**2))
         with writer.open(), ThreadPoolExecutor(THREADS) as pool:
@@ -274,8 +274,14 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote."""
-    for path in folder.glob(".*.tmp"):
-        if time.time() - _last_use(path) > STALE_S:
+def _remove_abandoned(folder: Path, is_alone: bool) -> None:
+    """Remove what processes left that were killed while they wrote this cache, or long ago another one.
+
+    Args:
+        folder: the cache.
+        is_alone: whether no other process can be writing it.
+    """
+    for path in folder.parent.glob(".*.tmp"):
+        is_ours = is_alone and path.name.startswith(f".{folder.name}.")
+        if is_ours or time.time() - _last_use(path) > STALE_S:
             shutil.rmtree(path, ignore_errors=True)

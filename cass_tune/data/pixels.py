@@ -125,7 +125,11 @@ def load_pixels(listing: Listing, size_px: int, progress: Callable[[int, int], N
     try:
         cache = PixelCache.load(name, size_px, images, progress or _no_progress)
     except OSError as error:
-        logger.warning("cannot cache pixels (%s); images are decoded every time, which is slower", error)
+        logger.warning(
+            "cannot cache pixels (%s); images are decoded every time, which is slower. Make room, or choose another "
+            "folder with the environment variable CASS_TUNE_CACHE.",
+            error,
+        )
         return Pixels(listing, size_px, None)
     return Pixels(listing, size_px, _Cached(listing, size_px, cache))
 

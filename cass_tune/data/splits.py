@@ -217,6 +217,11 @@ def _raised(labels: Sequence[str], data: Data) -> Iterator[str]:
         yield f"{fraction} is under half an image; took one of: {', '.join(labels)}."
 
 
+def left_out(listing: Listing, data: Data) -> tuple[str, ...]:
+    """Return what is to be told about the images that a split leaves out; nothing where there are none."""
+    return tuple(_dropped(listing, *training_and_validation(listing, data), data))
+
+
 SPLIT_OPTIONS = ("validation_fraction", "test_fraction", "split_seed", "folds", "fold", "leaks")
 """Fields of a trial's data on which its parts depend, beside the listing."""
 

@@ -99,7 +99,7 @@ def _label(row: _Row, names: Sequence[str]) -> Label:
 
 
 def _candidate(row: _Row, place: str | None, part: Split | None, names: Sequence[str]) -> Candidate:
-    return Candidate(path=place or row.path, label=_label(row, names), split=part, group=row.group or None)
+    return Candidate(path=place or row.path, label=_label(row, names), split=part, group=row.group)
 
 
 def _classes(rows: Iterable[_Row], parts: Mapping[int, Split | None], names: Sequence[str]) -> dict[Split, set[str]]:
@@ -214,8 +214,13 @@ def _rows(
             label=given.get(data.label_column, ""),
             values=tuple(given[name] for name in names),
             split=given.get(data.split_column),
-            group=given.get(data.group_column),
+            group=group_named(given.get(data.group_column, "")),
         )
+
+
+def group_named(cell: str) -> str | None:
+    """Return the patient (or lesion) that a cell names; None where it is empty or NaN, which is nobody's name."""
+    return None if cell.casefold() in ("", "nan") else cell
 
 
 def _place(root: Path, path: str) -> str | None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.random import Generator
 from PIL import Image
+from scipy.stats import ks_2samp
 from torchvision import transforms as T
 
 from cass_tune.data import route_torchvision
@@ -27,7 +28,7 @@ def applied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     seen: list[tuple[str, Any]] = []
 
     def operation(name: str, argument: int | None) -> Callable[..., Image.Image]:
-        def recorded(image: Image.Image, *arguments: Any) -> Image.Image:
+        def recorded(image: Image.Image, *arguments: Any, **_: Any) -> Image.Image:
             seen.append((name, arguments if argument is None else arguments[argument]))
             return image
 
@@ -59,6 +60,47 @@ def test_how_often_and_how_strongly(applied: list[tuple[str, Any]]) -> None:
     assert np.unique(np.abs(corners[:, :, 1])).tolist() == [0, 1, 2]
     assert (corners[:, [1, 2], 0] <= 0).all() and (corners[:, [0, 3], 0] >= 0).all()
     assert (corners[:, [2, 3], 1] <= 0).all() and (corners[:, [0, 1], 1] >= 0).all()
+
+
+PUBLISHED: Any = T.Compose(
+    [
+        T.RandomApply([T.ColorJitter(0.2, 0.2, 0.2), T.RandomPerspective(0.2)], p=0.3),
+        T.RandomApply([T.ColorJitter(0.2, 0.2, 0.2), T.RandomAffine(10)], p=0.3),
+        T.RandomVerticalFlip(0.3),
+        T.RandomHorizontalFlip(0.3),
+    ]
+)
+
+
+def parameters(applied: Sequence[tuple[str, Any]]) -> dict[str, list[float]]:
+    """Return the values of every parameter: factors, the angle, each coordinate of each moved corner."""
+    found: dict[str, list[float]] = {}
+    for name, value in applied:
+        flat = np.ravel(value) if value != () else [0.0]
+        for place, number in enumerate(flat):
+            found.setdefault(f"{name} {place}", []).append(float(number))
+    return found
+
+
+def test_every_parameter_is_distributed_as_in_the_published_pipeline(
+    applied: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torchvision's own classes, as the notebook composes them, against what is drawn here."""
+    for item in range(DRAWS):
+        augment(NOISE, generator(0, "augmentation", 1, item))
+    ours = parameters(applied)
+    applied.clear()
+    recorded = SimpleNamespace(**vars(route_torchvision.F), get_dimensions=T.functional.get_dimensions)
+    monkeypatch.setattr(T.transforms, "F", recorded)
+    torch.manual_seed(0)
+    image = Image.fromarray(NOISE)
+    for _ in range(DRAWS):
+        PUBLISHED(image)
+    theirs = parameters(applied)
+    assert len(ours) == 3 + 8 + 1 + 2 and set(ours) == set(theirs)
+    for name, values in theirs.items():
+        assert len(ours[name]) / DRAWS == pytest.approx(len(values) / DRAWS, abs=0.03), name
+        assert ks_2samp(ours[name], values).pvalue > 1e-3, name
 
 
 def test_jitter_takes_its_three_operations_in_any_order(applied: list[tuple[str, Any]]) -> None:

@@ -100,7 +100,11 @@ def test_what_is_known_of_a_set() -> None:
     chest = entry_of("medmnist:chestmnist_64")
     assert chest is not None and chest.images == 112_120 and len(chest.labels) == 14 and "any number" in chest.task
     assert entry_of("medmnist:nope") is entry_of("my.module:function") is None
+    for name, entry in CATALOGUE.items():
+        if name not in ("phantom", "folder", "csv"):
+            assert entry.task.startswith(str(len(entry.labels))) and set(entry.published_weights) <= set(entry.labels)
     brain = CATALOGUE["brain_mri"]
+    assert all(set(counts) == set(brain.labels) for counts in brain.counts.values())
     assert sum(sum(counts.values()) for counts in brain.counts.values()) == brain.images
 
 
@@ -140,6 +144,7 @@ def test_isic_2019(tmp_path: Path, make_image: MakeImage) -> None:
     (tmp_path / "ISIC_2019_Training_Metadata.csv").write_text(lesions)
     listing = list_images(data)
     assert listing.classes == ("MEL", "NV")
+    assert any("1 image without a lesion in ISIC_2019_Training_Metadata.csv" in text for text in listing.warnings)
     assert {item.group for item in listing.items if item.path.endswith(("_0.jpg", "_2.jpg"))} == {"group:L00"}
     split = {item.group: item.split for item in listing.items}
     assert all(item.split == split[item.group] for item in listing.items)

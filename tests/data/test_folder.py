@@ -73,7 +73,7 @@ def test_names_of_parts(tmp_path: Path, make_image: MakeImage, names: tuple[str,
 
 
 def test_kinds_of_files(data: Data, make_image: MakeImage, tmp_path: Path) -> None:
-    for ending in ("jpg", "JPEG", "PNG", "bmp", "tif", "tiff", "webp"):
+    for ending in ("jpg", "JPEG", "PNG", "bmp", "tif", "tiff", "webp", "gif"):
         make_image(f"train/cat/kind.{ending}")
     make_image("train/cat/scan/day2/nested.png")
     shutil.copy(make_image("png.png"), tmp_path / "train/cat/named.jpg")
@@ -85,7 +85,7 @@ def test_kinds_of_files(data: Data, make_image: MakeImage, tmp_path: Path) -> No
         (tmp_path / "train/cat" / name).write_text("x")
     listing = folder_listing(data)
     paths = {item.path for item in listing.items if item.label == "cat" and item.split == "train"}
-    assert len(paths) == 3 + 7 + 1 + 2 and "train/cat/scan/day2/nested.png" in paths
+    assert len(paths) == 3 + 8 + 1 + 2 and "train/cat/scan/day2/nested.png" in paths
     assert all(listing.open_image(item).mode == "RGB" for item in listing.items)
     (warning,) = listing.warnings
     for words in ("Ignored 3 files", ".txt 1", ".TXT 1", "no ending 1", ".webp"):
@@ -195,7 +195,7 @@ def test_a_class_whose_images_are_all_bad(data: Data, tmp_path: Path, make_image
 def test_an_unknown_class(data: Data, make_image: MakeImage, part: str, name: str) -> None:
     make_image(f"{part}/cats/a.png")
     text = only_problem(data)
-    for words in (f"Unknown class in the {name} part: 'cats'", "Did you mean 'cat'?", "Allowed", "cat, dog"):
+    for words in (f"Unknown class in the {name} part: 'cats'", "Did you mean 'cat'?", "Allowed", "cat, dog", "add training"):
         assert words in text
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from cass_tune.data.__main__ import main
-from cass_tune.data.inspection import EACH, MARGIN_PX, TEXT_PX, TILE_PX, channel_statistics, contact_sheet
+from cass_tune.data.inspection import EACH, MARGIN_PX, TEXT_PX, TILE_PX, channel_statistics, contact_sheet, look
+from cass_tune.data.phantom import phantom_listing
 from tests import tiny
 
 MakeImage = Callable[..., Path]
@@ -78,6 +79,13 @@ def test_channel_statistics_are_those_of_all_pixels() -> None:
     assert mean == pytest.approx(every.mean(axis=0).tolist()) and std == pytest.approx(every.std(axis=0).tolist())
 
 
+def test_a_set_without_files_says_whether_its_images_are_grey() -> None:
+    phantom = phantom_listing()
+    assert look(phantom, phantom.items[0], None).kind == "array L"
+    coloured = tiny.listing({"train": {"a": 2, "b": 2}, "test": {"a": 1, "b": 1}})
+    assert look(coloured, coloured.items[0], None).kind == "array RGB"
+
+
 def test_a_picture_of_several_labels() -> None:
     few, many = (contact_sheet(tiny.multi_label({"train": count, "test": 4})) for count in (8, 100))
     assert few.size == many.size  # three labels, and images without any
@@ -95,6 +103,8 @@ def test_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
         "retinamnist: 5 grades",
         "licence: private",
         "NV 1, MEL 0.4717",
+        "named AK; BCC; DF; IEC",
+        "atelectasis; cardiomegaly",
     ):
         assert words in said
 

@@ -23,6 +23,7 @@ from cass_tune.data.listing import Item, Listing, fingerprint
 from cass_tune.data.phantom import phantom_listing
 from cass_tune.data.pixels import Pixels, decode, load_pixels
 from cass_tune.errors import Interrupted
+from tests.disks import small_disk
 
 SIZE = 24
 
@@ -159,10 +160,18 @@ def test_a_spawned_process_maps_the_files_itself() -> None:
     assert np.array_equal(pickle.loads(sent).get("a")[0], images[0])  # type: ignore[index]
 
 
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
 def unusable(folder: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir(exist_ok=True)
     if how == "a file in the way":
         (folder / "pixels").touch()
+    elif how == "no home":
+        monkeypatch.delenv("CASS_TUNE_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+        monkeypatch.setattr(Path, "home", no_home)
     elif how == "a cap":
         monkeypatch.setenv("CASS_TUNE_CACHE_GIB", str(2000 / 2**30))
     else:
@@ -170,7 +179,7 @@ def unusable(folder: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
 
 
-@pytest.mark.parametrize("how", ["a file in the way", "no space", "a cap"])
+@pytest.mark.parametrize("how", ["a file in the way", "files of a limited size", "a cap", "no home"])
 def test_a_cache_that_cannot_be_used_is_a_warning_and_the_same_pixels(
     how: str, own_cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,10 +190,23 @@ def test_a_cache_that_cannot_be_used_is_a_warning_and_the_same_pixels(
         found = load_pixels(MIXED, SIZE)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "cannot cache pixels" in caplog.text and "slower" in caplog.text
+    assert "cannot cache pixels" in caplog.text and "CASS_TUNE_CACHE" in caplog.text
     assert_right(found)
     assert [found[position].strides[-1] for position in range(5)] == [1, 0, 1, 1, 0], "grey is grey all the same"
-    assert not list(own_cache.glob("pixels/.*.tmp")) and (how == "a file in the way" or not folders(own_cache))
+    assert not list(own_cache.glob("pixels/.*.tmp")) and (how in ("a file in the way", "no home") or not folders(own_cache))
+
+
+def test_a_full_disk_is_a_warning_and_the_same_pixels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk", 16 * 1024) as mounted:
+        if not mounted:
+            pytest.skip("this user may not mount a disk")
+        monkeypatch.setenv("CASS_TUNE_CACHE", str(tmp_path / "disk"))
+        found = load_pixels(MIXED, 64)
+        assert "No space left on device" in caplog.text
+        assert_right(found)
+        assert {path.suffix for path in (tmp_path / "disk" / "pixels").iterdir()} <= {".lock"}
 
 
 def test_an_unreadable_cap_is_said_and_the_default_is_used(
@@ -241,9 +263,8 @@ def test_of_several_processes_one_makes_the_cache(tmp_path: Path, own_cache: Pat
     assert sorted(log.read_text().split()) == list("abcdefgh"), "each image once"
 
 
-def test_a_process_that_is_killed_leaves_nothing_that_counts(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_is_killed_leaves_nothing_that_counts(tmp_path: Path, own_cache: Path) -> None:
+    """Its half cache takes no room once another process makes the same: a machine may be lost again and again."""
     log = tmp_path / "log"
     (process,) = processes(1, log, own_cache)
     deadline = time.monotonic() + 60
@@ -253,9 +274,17 @@ def test_a_process_that_is_killed_leaves_nothing_that_counts(
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert not folders(own_cache) and len(list(own_cache.glob("pixels/.*.tmp"))) == 1
-    monkeypatch.setattr(pixel_cache, "STALE_S", 0.0)
     _load(tmp_path / "again", own_cache)
     assert len(folders(own_cache)) == 1 and not list(own_cache.glob("pixels/.*.tmp"))
+
+
+def test_half_a_cache_of_other_images_may_be_in_work_unless_it_is_old(own_cache: Path) -> None:
+    now = time.time()
+    for name, age_s in (("new", 0.0), ("old", pixel_cache.STALE_S + 1)):
+        (own_cache / "pixels" / f".{name}.tmp").mkdir(parents=True)
+        os.utime(own_cache / "pixels" / f".{name}.tmp", (now - age_s, now - age_s))
+    load_pixels(MIXED, SIZE)
+    assert [path.name for path in own_cache.glob("pixels/.*.tmp")] == [".new.tmp"]
 
 
 def test_whoever_waits_for_another_process_can_be_stopped(

@@ -20,6 +20,7 @@ from cass_tune.data.splits import (
     distinct_splits,
     fraction_of,
     hold_out,
+    left_out,
     split,
     split_digest,
     split_record,
@@ -269,6 +270,7 @@ def test_leaks_are_dropped_from_training_alone() -> None:
     assert gone == {"train/a/000", "train/b/001"} and set(dropped.labelled) == set(dropped.pretrain)
     assert (kept.validation, kept.test) == (dropped.validation, dropped.test)
     assert kept.warnings == () and "leaves out 2 training images" in dropped.warnings[0]
+    assert (left_out(listing, Data()), left_out(listing, Data(leaks="drop"))) == ((), dropped.warnings)
     assert split(UNEVEN, Data(leaks="drop"), 0) == split(UNEVEN, Data(), 0)
 
 

@@ -212,6 +212,14 @@ def test_patients_in_several_parts(images: Path) -> None:
     assert groups == {"0.png": "group:a", "1.png": "group:b", "2.png": "group:a", "3.png": "group:c", "4.png": "4.png"}
 
 
+@pytest.mark.parametrize("nobody", ["", "NaN", "nan"])
+def test_images_of_nobody_are_no_group(images: Path, nobody: str) -> None:
+    rows = [f"{number}.png,{'cat' if number % 2 else 'dog'},{nobody}" for number in range(4)]
+    listing = csv_listing(write(images, *rows, header="path,label,group"))
+    assert [item.group for item in listing.items] == [item.path for item in listing.items]
+    assert any("4 rows have no group and count as alone" in text for text in listing.warnings)
+
+
 def test_groups_merge_transitively() -> None:
     paths = ["a", "b", "c", "d", "e", "f", "g"]
     hashes = ["1" * 64, "1" * 64, "2" * 64, "3" * 64, "3" * 64, "4" * 64, "5" * 64]
