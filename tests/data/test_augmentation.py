@@ -13,6 +13,7 @@ from numpy.random import Generator
 from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision import transforms as T
+from torchvision.transforms import functional
 
 from cass_tune.data import route_torchvision
 from cass_tune.data.augmentation import augment
@@ -90,7 +91,7 @@ def test_every_parameter_is_distributed_as_in_the_published_pipeline(
         augment(NOISE, generator(0, "augmentation", 1, item))
     ours = parameters(applied)
     applied.clear()
-    recorded = SimpleNamespace(**vars(route_torchvision.F), get_dimensions=T.functional.get_dimensions)
+    recorded = SimpleNamespace(**vars(route_torchvision.F), get_dimensions=functional.get_dimensions)
     monkeypatch.setattr(T.transforms, "F", recorded)
     torch.manual_seed(0)
     image = Image.fromarray(NOISE)
