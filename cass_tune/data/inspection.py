@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cass_tune.data.decode import open_image
 from cass_tune.data.index import Progress, no_progress
@@ -19,6 +20,8 @@ from cass_tune.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+T = TypeVar("T")
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = 1
@@ -64,9 +67,23 @@ def look(listing: Listing, item: Item, root: Path | None) -> Look:
         image = listing.open_image(item)
         mode = "L" if is_grey(np.asarray(image)) else image.mode  # a set opens every image as RGB
         return Look(f"array {mode}", image.size)
-    with open_image(root / item.path) as image:
-        is_turned = image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT
-        return Look(f"{image.format} {image.mode}", image.size, is_turned, getattr(image, "n_frames", 1))
+    return look_at_file(root / item.path)
+
+
+def look_at_file(path: Path) -> Look:
+    """Return how an image is stored in a file; what cannot be read beside its pixels is taken for what is usual."""
+    with open_image(path) as image:
+        plain = Look(f"{image.format} {image.mode}", image.size)
+        is_turned = _read(lambda: image.getexif().get(EXIF_ORIENTATION, UPRIGHT) != UPRIGHT, plain.is_turned)
+        return replace(plain, is_turned=is_turned, frames=_read(lambda: getattr(image, "n_frames", 1), plain.frames))
+
+
+def _read(read: Callable[[], T], otherwise: T) -> T:
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            return read()
+        except Exception:  # Pillow raises many kinds where EXIF data or later pictures are damaged
+            return otherwise
 
 
 def plural(listing: Listing) -> str:

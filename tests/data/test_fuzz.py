@@ -19,6 +19,7 @@ from PIL import Image
 
 from cass_tune.config import Data
 from cass_tune.data.index import examine
+from cass_tune.data.inspection import look_at_file
 from cass_tune.data.isic import TRUTH, isic_2019_listing
 from cass_tune.data.medmnist import listing_of
 from cass_tune.data.medmnist_sets import MedMnist
@@ -26,7 +27,7 @@ from cass_tune.data.table import csv_listing
 from cass_tune.errors import UsageError
 
 TABLES, ARCHIVES, IMAGES = 800, 500, 1000
-"""Inputs of each kind, in every run."""
+"""Inputs of each kind, in every run; of images twice: of what is decoded, and of what else is read."""
 
 Change = tuple[str, float, bytes]
 CHANGES = st.lists(
@@ -171,3 +172,34 @@ def test_images(images: Path, original: bytes, changes: Sequence[Change], raw: b
     assert examined.error is None or examined.error.strip()
     assert len(examined.sha256) == 64
     event("read" if examined.error is None else "bad")
+
+
+def several(kind: str) -> bytes:
+    """Return an image with EXIF data that ask for a rotation and, where the kind can have one, a second picture."""
+    file, picture, exif = io.BytesIO(), Image.new("RGB", (7, 9), "red"), Image.Exif()
+    exif[0x0112] = 6
+    more: dict[str, Any] = {"save_all": True, "append_images": [Image.new("RGB", (7, 9), "blue")]}
+    picture.save(file, kind, exif=exif, **(more if kind in ("MPO", "TIFF", "PNG") else {}))
+    return file.getvalue()
+
+
+WITH_MORE = [several(kind) for kind in ("JPEG", "MPO", "TIFF", "PNG", "WEBP")]
+
+
+@of(IMAGES)
+@given(
+    original=st.sampled_from(WITH_MORE),
+    bytes_of=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_lies_beside_the_pixels(images: Path, original: bytes, bytes_of: Sequence[tuple[float, int]]) -> None:
+    """The check of a copy says how every image that decodes is stored, whatever else in its file is damaged."""
+    content = bytearray(original)
+    for share, value in bytes_of:
+        content[int(share * (len(content) - 1))] = value
+    path = images.parent / f"image-{hashlib.sha256(content).hexdigest()}"
+    path.write_bytes(content)
+    if examine([path])[path].error is None:
+        assert look_at_file(path).size
+        event("read")
+    path.unlink()
