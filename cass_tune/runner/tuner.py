@@ -23,6 +23,7 @@ from cass_tune.objects import ObjectPath
 from cass_tune.patience import patience
 from cass_tune.plan import Wanted
 from cass_tune.results import Record, Results
+from cass_tune.run_options import RunOptions
 from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.loggers import loggers
 from cass_tune.runner.places import PlaceManager, managing
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from cass_tune.durations import Durations
     from cass_tune.events import TrialEvents
     from cass_tune.run import Further
-    from cass_tune.trial import RunOptions
 
 logger = logging.getLogger(__name__)
 
