@@ -228,7 +228,7 @@ class Execution:
         from cass_tune import runner
 
         self.console.say(f"Ray runs the trials; its own records are in {self.results.ray(self.study)}.")
-        with runner.ray_session(self.settings.address, self._ray_is_gone), self._watched():
+        with runner.ray_session(self.settings.address, self._ray_is_gone) as is_own_ray, self._watched():
             gpus = runner.cluster_gpus()
             self.checks.refuse_paper_without_gpu(gpus > 0)
             device = self.checks.device(gpus > 0)
@@ -260,6 +260,7 @@ class Execution:
                 probed={str(item.digest) for item in run.late},
                 alone=fitter.alone,
                 names=names,
+                is_own_ray=is_own_ray,
             )
             with run.progress.shown():
                 self._rounds(run, demand, self._options(device))

@@ -40,6 +40,7 @@ class Demand:
         probed: identities of finished trials that are only probed, for which cores alone do, too.
         alone: how a trial is placed that ran out of memory.
         names: torch's name of a kind of card, by which the fitting knows it, where it is not Ray's.
+        is_own_ray: whether Ray's processes have the environment of this one.
     """
 
     cpus: float
@@ -49,6 +50,7 @@ class Demand:
     probed: Collection[str] = ()
     alone: Fit = field(default_factory=Fit)
     names: Mapping[str, str] = field(default_factory=dict)
+    is_own_ray: bool = False
 
     def fit(self, item: Wanted, kind: str, *, is_alone: bool = False) -> Fit | None:
         """Return how a trial is placed on a kind of machine, or None: not at all.

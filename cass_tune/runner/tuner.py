@@ -102,7 +102,7 @@ def run_trials(
         waiting = [item for item in wanted if not events.has_settled(str(item.digest))]
         return "nothing that waits will fit" if gate.is_closed(waiting) else None
 
-    manager = PlaceManager()
+    manager = PlaceManager(are_plain=demand.is_own_ray)
     placing = Placing(trials.__getitem__, gate, demand, durations, manager)
     retries = Retries(results, options.max_failures)
     watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over), gate, placing)
