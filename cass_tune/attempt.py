@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from cass_tune.checkpoints import Checkpointer, Checkpoints
-from cass_tune.config import PROBES, Trial, to_json, with_field
+from cass_tune.config import Trial, to_json, with_field
 from cass_tune.data.listing import Listing
 from cass_tune.data.loader import Batches, Views, views_of
 from cass_tune.data.pixels import Pixels
@@ -24,6 +24,7 @@ from cass_tune.leases import Lease
 from cass_tune.notices import Stop
 from cass_tune.patience import patience, patiently
 from cass_tune.results import Record, Results, TrialFolder
+from cass_tune.run_options import RunOptions
 from cass_tune.training.determinism import Alerts, prepare_torch
 from cass_tune.training.models import build_arm
 from cass_tune.training.state import State
@@ -32,52 +33,6 @@ logger = logging.getLogger(__name__)
 
 LEAVE_S = 15.0
 """How long a trial that leaves tries to save its state in an object store that is away."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a trial runs, as opposed to what it is: none of it changes what the trial means.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-        threads: CPU threads of one operation; recorded, because it changes last digits. A trial that goes on from a
-            checkpoint keeps the number that it had.
-        workers: loader processes; 0 loads in the trial's own process.
-        on_collapse: warn, or stop the trial, when the pretraining's outputs become constant.
-        keep_weights: whether the finetuned arms are kept.
-        redo: run a finished trial again and keep its earlier result beside the new one.
-        commit: of the code, as the driver knows it; recorded.
-        run: name of the command's run; failures are counted, and redone trials told apart, within one.
-        checkpoint_every_minutes: longest time between two checkpoints.
-        max_failures: how often an exception of the trial's own code may be followed by another attempt.
-        preemption_command: shell command whose exit status 0 means that this machine will be taken away.
-        probes: which probes of the frozen features are made before finetuning.
-        probe_every: epochs of pretraining between two kNN probes on the validation images; 0: never.
-        stop_file: the trial saves its state and leaves when there is such a file.
-        test: whether the finetuned arms are tested; without it the trial ends untested, and a later attempt that is to
-            test it goes on from there.
-        generation_epochs: in the generations of a population, epochs of finetuning of each: the trial goes on from the
-            end of the same one with so many fewer, if that is kept, and its own end is kept; otherwise 0.
-        activation_checkpointing: whether activations are computed again in the backward pass instead of being kept.
-    """
-
-    device: str = "cpu"
-    threads: int = 1
-    workers: int = 0
-    on_collapse: Literal["warn", "stop"] = "warn"
-    keep_weights: Literal["all", "none"] = "all"
-    redo: bool = False
-    commit: str | None = None
-    run: str = ""
-    checkpoint_every_minutes: float = 5.0
-    max_failures: int = 2
-    preemption_command: str | None = None
-    probes: Sequence[str] = PROBES
-    probe_every: int = 0
-    stop_file: str | None = None
-    test: bool = True
-    generation_epochs: int = 0
-    activation_checkpointing: bool = False
 
 
 class Training(Protocol):

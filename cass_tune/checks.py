@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from cass_tune.collector import import_spared
 from cass_tune.config import ARMS, Trial
 from cass_tune.devices import Gpu, check_precisions, gpus_here
 from cass_tune.errors import UsageError
@@ -45,6 +46,7 @@ class Checks:
         Raises:
             UsageError: no such device, model or weights; every one is named.
         """
+        import_spared("cass_tune.training.models")  # and with it timm
         import torch
 
         problems = _problems(self._check_device, torch.cuda.is_available())

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cass_tune import ending
 from cass_tune.budget import Budget, Gate
 from cass_tune.checks import Checks
+from cass_tune.collector import import_spared
 from cass_tune.console import Console, Progress, Work
 from cass_tune.data.listing import Listing
 from cass_tune.durations import Durations
@@ -32,11 +33,11 @@ from cass_tune.plan import Wanted
 from cass_tune.readiness import Readiness
 from cass_tune.results import Record, Results, new_attempt
 from cass_tune.run import NothingMore, Run, Supply
+from cass_tune.run_options import RunOptions
 
 if TYPE_CHECKING:
     from cass_tune.probe import Measured
     from cass_tune.runner import Demand
-    from cass_tune.trial import RunOptions
 
 
 ROUNDS = 10
@@ -190,8 +191,6 @@ class Execution:
         return failure["id"] if failure else None
 
     def _options(self, device: str) -> RunOptions:
-        from cass_tune.trial import RunOptions
-
         names = (
             "threads",
             "workers",
@@ -211,12 +210,10 @@ class Execution:
         """Run trials one after the other, of those that no other process computes always the first in line."""
         import torch
 
-        from cass_tune.probe import probe
-
         device = self.checks.device(torch.cuda.is_available())
         fitter = Fitter(Footprints(self.results), mode=self.settings.activation_checkpointing)
         kinds = [torch.cuda.get_device_name()] if device == "cuda" else []
-        Measuring(self.settings, self.console, run, fitter).alone(device, probe, *kinds)
+        Measuring(self.settings, self.console, run, fitter).alone(device, _probe_here, *kinds)
         self._refuse_too_large(run.missing, fitter, kinds)
         OneByOne(run, self.results, self._options(device), fitter, kinds, self.known_failures)()
 
@@ -227,10 +224,11 @@ class Execution:
             raise UsageError(*problems)
 
     def _run_by_ray(self, run: Run) -> None:
+        import_spared("cass_tune.runner")
         from cass_tune import runner
 
         self.console.say(f"Ray runs the trials; its own records are in {self.results.ray(self.study)}.")
-        with runner.ray_session(self.settings.address, self._ray_is_gone), self._watched():
+        with runner.ray_session(self.settings.address, self._ray_is_gone) as is_own_ray, self._watched():
             gpus = runner.cluster_gpus()
             self.checks.refuse_paper_without_gpu(gpus > 0)
             device = self.checks.device(gpus > 0)
@@ -263,6 +261,7 @@ class Execution:
                 probed={str(item.digest) for item in run.late},
                 alone=fitter.alone,
                 names=names,
+                is_own_ray=is_own_ray,
             )
             with run.progress.shown():
                 self._rounds(run, demand, self._options(device))
@@ -276,9 +275,7 @@ class Execution:
     def _probe(self, device: str, resources: Mapping[str, float], node: str | None) -> Callable[..., Measured]:
         """Return what probes where the trials will run: a task of Ray, or this process on the CPU of this machine."""
         if device == "cpu" and not self.settings.address:
-            from cass_tune.probe import probe
-
-            return probe
+            return _probe_here
         from cass_tune import runner
 
         return partial(runner.probe_there, resources=resources, node=node)
@@ -328,3 +325,10 @@ class Execution:
         code = ending.TERMINATED if is_terminated else ending.INTERRUPTED
         self.console.say(ending.last_line(code))
         os._exit(code)
+
+
+def _probe_here(*given: Any, **options: Any) -> Measured:
+    """Run `cass_tune.probe.probe`, which is imported when there is something to measure."""
+    from cass_tune.probe import probe
+
+    return probe(*given, **options)

@@ -8,7 +8,6 @@ import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from cass_tune.errors import Held, HoldLost, Interrupted, StorageError, Terminated
 from cass_tune.fitting import Fitter
@@ -16,10 +15,7 @@ from cass_tune.notices import stopped_by_signals
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
 from cass_tune.run import Run
-
-if TYPE_CHECKING:
-    from cass_tune.trial import RunOptions
-
+from cass_tune.run_options import RunOptions
 
 ASK_EVERY_S = 2.0
 

@@ -34,7 +34,7 @@ class Wanted:
         passes: what shorter trials of other studies would go on from and lies on its way: their identity and segment.
         pruning: when to stop it early, in a search.
         is_tested: whether the test images are looked at, or it ends untested, in a search.
-        generation_epochs: see `cass_tune.attempt.RunOptions`.
+        generation_epochs: see `cass_tune.run_options.RunOptions`.
     """
 
     trial: Trial

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import Any
 
-from cass_tune.attempt import Attempt, RunOptions
+from cass_tune.attempt import Attempt
 from cass_tune.config import Trial, to_json
 from cass_tune.data.catalog import list_images
 from cass_tune.data.listing import Listing
@@ -24,6 +24,7 @@ from cass_tune.plan import can_be_probed
 from cass_tune.probe_steps import probe_later
 from cass_tune.pruning import Pruning
 from cass_tune.results import Results, TrialFolder, new_attempt
+from cass_tune.run_options import RunOptions
 from cass_tune.sharing import rows_of
 from cass_tune.storage import AnyPath, place
 from cass_tune.training.card_memory import is_out_of_memory

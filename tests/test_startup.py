@@ -72,7 +72,8 @@ def test_nothing_heavy_is_imported_to_see_what_runs(tmp_path: Path) -> None:
 
 def test_the_driver_of_trials_needs_no_torch() -> None:
     """It takes two seconds to import, and a node that only drives may have little memory."""
-    assert python("-c", "import cass_tune.runner, sys; print('torch' in sys.modules)") == "False\n"
+    command = "import cass_tune.execution, cass_tune.runner, sys; print({*sys.argv} & {*sys.modules})"
+    assert python("-c", command, "torch", "cass_tune.attempt", "cass_tune.probe") == "set()\n"
 
 
 def sources(package: str) -> list[Path]:

@@ -19,6 +19,7 @@ from ray.air.execution import ResourceManager, ResourceRequest
 from ray.air.execution.resources.placement_group import PlacementGroupAcquiredResources
 from ray.tune.execution.tune_controller import TuneController
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from cass_tune.placement import CPU, Group, Node, Place
 
@@ -100,10 +101,31 @@ class _Held:
         self.is_there = False
 
 
-class PlaceManager(ResourceManager):
-    """Sets aside a placement group for each group of places as long as any of them is asked for or used."""
+@dataclass
+class PlainPlace(PlacementGroupAcquiredResources):
+    """A place in which a trial starts in a process that Ray keeps ready.
 
-    def __init__(self) -> None:
+    Such a process has the environment of Ray itself. Ray Tune asks for one of each trial's own, with the same variables
+    and one more that is for PyTorch Lightning, and so for a process that is started when the trial is.
+    """
+
+    def _annotate_remote_entity(self, entity: Any, bundle: Mapping[str, float], bundle_index: int) -> Any:
+        where = PlacementGroupSchedulingStrategy(
+            self.placement_group, bundle_index, placement_group_capture_child_tasks=True
+        )
+        cpus, gpus = (bundle.get(name, 0.0) for name in ("CPU", "GPU"))
+        return entity.options(scheduling_strategy=where, num_cpus=cpus, num_gpus=gpus, runtime_env={})
+
+
+class PlaceManager(ResourceManager):
+    """Sets aside a placement group for each group of places as long as any of them is asked for or used.
+
+    Args:
+        are_plain: whether trials need no environment of their own, because Ray's processes have that of this one.
+    """
+
+    def __init__(self, *, are_plain: bool = False) -> None:
+        self._acquired = PlainPlace if are_plain else PlacementGroupAcquiredResources
         self._held: dict[Group, _Held] = {}
 
     def request_resources(self, resource_request: ResourceRequest) -> None:
@@ -133,7 +155,7 @@ class PlaceManager(ResourceManager):
         if not self.has_resources_ready(resource_request):
             return None
         held = self._held[_place(resource_request).group]
-        return PlacementGroupAcquiredResources(resource_request=resource_request, placement_group=held.group)
+        return self._acquired(resource_request=resource_request, placement_group=held.group)
 
     def free_resources(self, acquired_resource: Any) -> None:
         """Give a place back."""

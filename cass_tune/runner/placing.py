@@ -44,6 +44,7 @@ class Demand:
         alone: how a trial is placed that ran out of memory.
         names: torch's name of a kind of card, by which the fitting knows it, where it is not Ray's.
         may_grow: whether machines may be added for trials that wait (`cass_tune.runner.autoscaling`).
+        is_own_ray: whether Ray's processes have the environment of this one.
     """
 
     cpus: float
@@ -54,6 +55,7 @@ class Demand:
     alone: Fit = field(default_factory=Fit)
     names: Mapping[str, str] = field(default_factory=dict)
     may_grow: bool = False
+    is_own_ray: bool = False
 
     def fit(self, item: Wanted, kind: str, *, is_alone: bool = False) -> Fit | None:
         """Return how a trial is placed on a kind of machine, or None: not at all.

@@ -32,19 +32,22 @@ _QUIET = {
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, gone: Callable[[], None] | None = None) -> Iterator[None]:
+def ray_session(address: str | None, gone: Callable[[], None] | None = None) -> Iterator[bool]:
     """Start Ray on this machine (loopback, no dashboard), or join a cluster, taking this code along.
 
     Args:
         address: of the cluster.
         gone: called, from a thread, when Ray's own processes have ended; the session does not come back.
 
+    Yields:
+        Whether Ray was started here, so that its processes have the environment of this one.
+
     Raises:
         UsageError: the cluster cannot be reached, or a node has other versions.
     """
     quiet()
     if ray.is_initialized():  # the caller's own session, in a test or a notebook
-        yield
+        yield False
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
     with _loopback() if address is None else contextlib.nullcontext():
@@ -52,7 +55,7 @@ def ray_session(address: str | None, gone: Callable[[], None] | None = None) -> 
             _start(address)
             check_nodes()
             with watched_ray(gone) if gone else contextlib.nullcontext():
-                yield
+                yield address is None
         finally:
             ray.shutdown()
 

@@ -9,21 +9,20 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray import tune
 
+from cass_tune.collector import import_spared
 from cass_tune.config import from_json
 from cass_tune.errors import Held, HoldLost, Interrupted, StorageError
 from cass_tune.identity import Inputs
 from cass_tune.notices import PROCESS, on_signal
 from cass_tune.pruning import Pruning
 from cass_tune.results import Results
+from cass_tune.run_options import RunOptions
 from cass_tune.training.rows import epoch_row, for_ray
-
-if TYPE_CHECKING:
-    from cass_tune.trial import RunOptions
 
 FAILED, HELD, LEFT, RETRIED, UNSAVED = "failed", "held", "left", "retried", "unsaved"
 OUT_OF_MEMORY = "out of memory"
@@ -85,12 +84,13 @@ def trainable(config: Mapping[str, Any]) -> None:
         config: ``run``: ``{"trial": ..., "inputs": ..., "failure": ...}`` with the trial as `to_json` gives it and,
             optionally, the inputs that the driver saw, the recorded failure that it knew, when to prune it, whether to
             test it and the epochs of its generation; ``results``: the results root; ``options``: fields of
-            `cass_tune.trial.RunOptions`, optional; ``place``: where it runs and how it fits there (``device``, ``cap``
-            and ``checkpointing``, see `cass_tune.fitting.Fit`), which goes before the options, optional.
+            `RunOptions`, optional; ``place``: where it runs and how it fits there (``device``, ``cap`` and
+            ``checkpointing``, see `cass_tune.fitting.Fit`), which goes before the options, optional.
     """
     if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # without a share of a GPU, Ray leaves every GPU visible
-    from cass_tune.trial import ANY_FAILURE, RunOptions, run_trial
+    import_spared("cass_tune.trial")
+    from cass_tune.trial import ANY_FAILURE, run_trial
 
     run = config["run"]
     trial = from_json(json.dumps(run["trial"]))

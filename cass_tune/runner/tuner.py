@@ -23,6 +23,7 @@ from cass_tune.objects import ObjectPath
 from cass_tune.patience import patience
 from cass_tune.plan import Wanted
 from cass_tune.results import Record, Results
+from cass_tune.run_options import RunOptions
 from cass_tune.runner.leaving import leaving_for_sure
 from cass_tune.runner.loggers import loggers
 from cass_tune.runner.places import PlaceManager, managing
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from cass_tune.durations import Durations
     from cass_tune.events import TrialEvents
     from cass_tune.run import Further
-    from cass_tune.trial import RunOptions
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def run_trials(
         waiting = [item for item in wanted if not events.has_settled(str(item.digest))]
         return "nothing that waits will fit" if gate.is_closed(waiting) else None
 
-    manager = PlaceManager()
+    manager = PlaceManager(are_plain=demand.is_own_ray)
     placing = Placing(trials.__getitem__, gate, demand, durations, manager)
     retries = Retries(results, options.max_failures)
     watcher = _Watcher(trials, results, events, retries, stop, stop_file, every(ask_every_s, over), gate, placing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import logging
 import os
@@ -14,6 +13,7 @@ from functools import cache
 
 import torch
 
+from cass_tune.collector import spare
 from cass_tune.training.machine import reset_peak_memory
 
 
@@ -37,7 +37,7 @@ def prepare_torch(device: torch.device, threads: int) -> None:
         enable(device.type != "cuda")  # there, its backward is not deterministic under warn_only
     torch.backends.cuda.enable_mem_efficient_sdp(False)  # the same
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # attention is left in the precision of the trial
-    _freeze_modules()
+    _spare_modules()
     gc.collect()  # networks of a trial that was interrupted in this process
     if device.type == "cuda":
         torch.cuda.init()
@@ -46,11 +46,10 @@ def prepare_torch(device: torch.device, threads: int) -> None:
 
 
 @cache
-def _freeze_modules() -> None:
+def _spare_modules() -> None:
     """Let the collector pass over what is imported by now: a collection then takes no quarter of a second."""
     gc.collect()
-    gc.freeze()
-    atexit.register(gc.unfreeze)  # some extensions complain of what is left at the end
+    spare()
 
 
 class Alerts(logging.Handler):
