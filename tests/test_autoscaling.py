@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -58,9 +60,11 @@ def settings(address: str) -> dict[str, object]:
 
 
 @pytest.fixture
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the address of a cluster that grows."""
+def address(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return the address of a cluster that grows, which asks for no token whatever ran in this process before."""
     import ray
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
 
     folder = tmp_path_factory.mktemp("head")
     found = f"{ray.util.get_node_ip_address()}:{free_port()}"
@@ -68,7 +72,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = found.rpartition(":")[2]
     words = ["ray", "start", "--head", "--block", f"--port={port}", f"--autoscaling-config={folder}/cluster.yaml"]
     words += ["--num-cpus=1", "--num-gpus=0", "--include-dashboard=false", f"--object-store-memory={100 * 2**20}"]
-    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_AUTH_MODE": "disabled"}
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with open(folder / "out.txt", "w") as out:
         process = subprocess.Popen(
@@ -84,17 +88,24 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_machine_is_added_for_trials_that_wait(address: str, tmp_path: Path) -> None:
+def study(address: str, results: Path) -> None:
+    """Run a study on the cluster, and write what is there afterwards: how many machines, and placement groups."""
     import ray
     from ray.util import placement_group_table
 
     with ray_session(address):
         words = ("--address", address, "--device", "cpu", "--pretrain.learning-rate", "0.001")
-        assert len(ray.nodes()) == 1
-        assert small.run(*words, "--seeds", "0", "1", "2", "3", results=tmp_path) == 0
-        assert len(ray.nodes()) == 2, "another machine was added"
+        code = small.run(*words, "--seeds", "0", "1", "2", "3", results=results)
         states = {group["state"] for group in placement_group_table().values()}
-        assert states == {"REMOVED"}, "nothing more is asked for"
+        (results / "after.json").write_text(json.dumps([code, len(ray.nodes()), sorted(states)]))
+
+
+def test_a_machine_is_added_for_trials_that_wait(address: str, tmp_path: Path) -> None:
+    """In a process of its own, because Ray reads once in a process whether there are tokens."""
+    process = multiprocessing.get_context("spawn").Process(target=study, args=(address, tmp_path))
+    process.start()
+    process.join()
+    assert json.loads((tmp_path / "after.json").read_text()) == [0, 2, ["REMOVED"]], "one more; nothing is asked for"
     wanted = small.wanted(tmp_path)
     assert {Results(tmp_path).trial(digest).status() for digest in wanted.values()} == {"done"}
     rows = [row for path in tmp_path.glob("ray/small/*/*/result.json") for row in small.json_lines(path)]
