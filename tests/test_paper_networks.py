@@ -53,7 +53,7 @@ def test_two_pretraining_steps_and_a_finetuning_step_of_each_arm(tmp_path: Path)
     listing = list_images(trial.data)
     assert {part: sum(n.values()) for part, n in listing.counts().items()} == {"train": 4, "val": 4, "test": 4}
     results = Results(tmp_path / "results")
-    rows = list(run_trial(trial, results, RunOptions(threads=2)))
+    rows = list(run_trial(trial, results, RunOptions(probes=())))
     assert [row["phase"] for row in rows] == ["pretrain", "finetune_cnn", "finetune_vit"]
     assert rows[0]["loss"] == pytest.approx(2.0, abs=1.5)
     folder = results.trial(trial_digest(trial, read_inputs(trial, listing)))
