@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,7 +125,7 @@ def one_cpu() -> Iterator[None]:
 
 
 @contextmanager
-def _ray_with(**resources: int) -> Iterator[None]:
+def _ray_with(**resources: Any) -> Iterator[None]:
     import ray
 
     from cass_tune.runner.session import quiet
