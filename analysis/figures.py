@@ -69,10 +69,13 @@ class Plot:
     record: pd.DataFrame
     figure: Figure
 
-    def __post_init__(self) -> None:
-        with style():  # the layout is computed once, not for each kind of file
+    @functools.cached_property
+    def _laid_out(self) -> Figure:
+        """The figure with its layout, which is computed once, not for each kind of file."""
+        with style():
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
+        return self.figure
 
     @functools.cached_property
     def png(self) -> bytes:
@@ -84,9 +87,9 @@ class Plot:
         return self.png if kind == "png" else self._image(kind)
 
     def _image(self, kind: Kind) -> bytes:
-        content = io.BytesIO()
+        content, figure = io.BytesIO(), self._laid_out
         with style():
-            self.figure.savefig(content, format=kind, dpi=200, bbox_inches="tight", metadata=_NO_DATE[kind])
+            figure.savefig(content, format=kind, dpi=200, bbox_inches="tight", metadata=_NO_DATE[kind])
         return content.getvalue()
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from analysis.devices import UNKNOWN
 from analysis.figures import ARM_NAMES, MARKERS, OKABE_ITO, PAGE_IN, new_figure
 from analysis.format import time_unit
-from analysis.frames import Values, first, records, where
+from analysis.frames import Values, records, where
 from analysis.series import CONTROL, capitalised
 from analysis.statistics import summarise
 from cass_tune.config import ARMS
@@ -24,6 +24,7 @@ CAPTION = (
     "finetuning of the arm. A large point is the mean of a cell with the 95 % t interval of its macro-F1 over the "
     "seeds, a small one a seed; controls without pretraining are open. Devices: {devices}."
 )
+_PLACE = ("arm", "series", "level", "is_control", "devices")
 _LOG_FROM = 10
 _GREY = "0.4"
 
@@ -48,11 +49,12 @@ def time_f1(frame: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_cell(cell: pd.DataFrame) -> Iterator[Values]:
-    place = {name: first(cell)[name] for name in ("arm", "series", "level", "is_control", "devices")}
+    rows = records(cell, [*_PLACE, "seed", "seconds", "macro_f1"])
+    place = {name: rows[0][name] for name in _PLACE}
     time, score = summarise(cell["seconds"]), summarise(cell["macro_f1"])
     spread = {"seconds_low": time.low, "seconds_high": time.high, "low": score.low, "high": score.high}
     yield {"kind": "mean", **place, "n": score.n, "seconds": time.mean, "y": score.mean, **spread}
-    for row in records(cell):
+    for row in rows:
         yield {"kind": "seed", **place, "seed": row["seed"], "n": 1, "seconds": row["seconds"], "y": row["macro_f1"]}
 
 

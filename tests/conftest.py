@@ -6,7 +6,9 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,11 +113,24 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
 @pytest.fixture(scope="module")
 def one_gpu() -> Iterator[None]:
     """A Ray session with two CPUs and one GPU that is only counted, which two trials may share."""
+    with _ray_with(num_cpus=2, num_gpus=1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_cpu() -> Iterator[None]:
+    """A Ray session in which trials run one after the other in one process, because each takes seconds to start."""
+    with _ray_with(num_cpus=1):
+        yield
+
+
+@contextmanager
+def _ray_with(**resources: Any) -> Iterator[None]:
     import ray
 
-    from cass_tune.runner import ray_session
+    from cass_tune.runner.session import quiet
 
-    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, _node_ip_address="127.0.0.1")
-    with ray_session(None):
-        yield
+    quiet()
+    ray.init("local", **resources, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    yield
     ray.shutdown()

@@ -18,6 +18,7 @@ DEFAULTS = {
     "--finetune.epochs": "2",
     "--seeds": "0",
     "--probe-seconds": "0",
+    "--probes": "none",
 }
 
 STUDY = Study(name="small", title="A study for tests", axes={"pretrain.learning_rate": (1e-3, 1e-4)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -306,25 +306,17 @@ def test_others_go_on_while_a_trial_finds_itself_held(
     assert capsys.readouterr().out.count("is held by") == 2
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    from cass_tune.runner import ray_session
-
-    with ray_session(None):
-        yield
-
-
 @pytest.mark.ray
 class TestByRay:
     """Trials that do not fit are never given a process."""
 
     def test_the_second_cell_does_not_fit(
-        self, session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, one_cpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         a_study_in_which_the_second_cell_does_not_fit(tmp_path, capsys)
 
     def test_nothing_is_started_in_advance(
-        self, session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, one_cpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """All trials fit until the first one has begun, and none afterwards: none may be waiting for its place."""
         import ray
@@ -365,7 +357,7 @@ class TestByRay:
         watcher.on_step_end(0, trials)
         assert ended == [trials], "what runs is never cut off"
 
-    def test_nothing_fits(self, session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_nothing_fits(self, one_cpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert small.run(*ONE, results=tmp_path) == 0
         slow_down(tmp_path, ("pretrain", *FINETUNING), 1000.0)
         assert small.run(*TWO, "--budget-hours", "1", results=tmp_path) == 1

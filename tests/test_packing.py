@@ -60,7 +60,8 @@ class TestByRay:
     def test_a_machine_without_a_driver_names_no_card(self) -> None:
         assert cards() == {}
 
-    def test_trials_together_are_measured_as_far_as_there_are_cpus(self) -> None:
+    def test_trials_together_are_measured_as_far_as_there_are_cpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(probing, "TOGETHER_S", 2.0)
         kind = Together(trial=tiny.BASE, phase="pretrain", checkpointing=False, most=8)
         options: dict[str, Any] = {"device": "cpu", "threads": 1, "workers": 0}
         (rates,) = probe_together([kind], cpus=1.0, node=here(), limit_s=300, **options)

@@ -17,7 +17,7 @@ from cass_tune.trial import RunOptions, read_inputs, run_trial, trial_digest
 from tests.small import local
 
 CNN, VIT = "resnet50.a1_in1k", "vit_base_patch16_384.augreg_in21k_ft_in1k"
-COUNTS = {"train": 2, "val": 1, "test": 1}  # per class, four classes
+COUNTS = {"train": 1, "val": 1, "test": 1}  # per class, four classes
 
 
 def write_images(root: Path) -> None:
@@ -47,19 +47,19 @@ def test_two_pretraining_steps_and_a_finetuning_step_of_each_arm(tmp_path: Path)
     write_weights(tmp_path / "weights")
     trial = Trial(
         data=Data(name="folder", root=str(tmp_path / "images"), image_size_px=384),
-        pretrain=Pretrain(cnn=CNN, vit=VIT, weights=str(tmp_path / "weights"), batch_size=4, epochs=1),
+        pretrain=Pretrain(cnn=CNN, vit=VIT, weights=str(tmp_path / "weights"), batch_size=2, epochs=1),
         finetune=Finetune(epochs=1, batch_size=8),
     )
     listing = list_images(trial.data)
-    assert {part: sum(n.values()) for part, n in listing.counts().items()} == {"train": 8, "val": 4, "test": 4}
+    assert {part: sum(n.values()) for part, n in listing.counts().items()} == {"train": 4, "val": 4, "test": 4}
     results = Results(tmp_path / "results")
-    rows = list(run_trial(trial, results, RunOptions(threads=2)))
+    rows = list(run_trial(trial, results, RunOptions(probes=())))
     assert [row["phase"] for row in rows] == ["pretrain", "finetune_cnn", "finetune_vit"]
     assert rows[0]["loss"] == pytest.approx(2.0, abs=1.5)
     folder = results.trial(trial_digest(trial, read_inputs(trial, listing)))
     result = folder.result()
     assert result is not None
-    assert result["images"] == {"pretrain": 8, "labelled": 8, "validation": 4, "test": 4}
+    assert result["images"] == {"pretrain": 4, "labelled": 4, "validation": 4, "test": 4}
     assert [result["arms"][arm]["test"]["n"] for arm in ("cnn", "vit")] == [4, 4]
     assert result["arms"]["cnn"]["parameters"] == 23_516_228  # ResNet-50 with a head of four classes
     assert result["arms"]["vit"]["parameters"] == 86_093_572

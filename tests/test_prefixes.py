@@ -103,7 +103,7 @@ def test_an_interrupted_leader_leaves_its_work_to_the_next(alone: list[Run], tmp
     stop = Stop()
     steps = 0
     with pytest.raises(Interrupted):
-        for row in run_trial(items[0].trial, Results(tmp_path), RunOptions(), stop=stop):
+        for row in run_trial(items[0].trial, Results(tmp_path), RunOptions(probes=()), stop=stop):
             steps += 1
             if row["epoch"] == 2:
                 stop.request("the test wants it")
@@ -189,7 +189,7 @@ def test_the_end_is_stored_although_the_checkpoint_found_is_exactly_there(
     """The disk was full when the pretraining ended, and the trial had to leave."""
     stop = Stop()
     with no_space(monkeypatch, lambda path: "/epoch-" in path, patience_s=30), pytest.raises(Interrupted):
-        for row in run_trial(SHORT, Results(tmp_path), RunOptions(), stop=stop):
+        for row in run_trial(SHORT, Results(tmp_path), RunOptions(probes=()), stop=stop):
             if row["epoch"] == 2:
                 stop.request("the test wants it")
     stage = Run(trial=SHORT, root=tmp_path, rows=[]).stage()

@@ -134,16 +134,8 @@ class TestInAStudy:
         assert "probe: OutOfMemoryError: no luck\n" in out and out.count("hours: not known before") == 2
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    from cass_tune.runner import ray_session
-
-    with ray_session(None):
-        yield
-
-
 @pytest.mark.ray
-@pytest.mark.usefixtures("session")
+@pytest.mark.usefixtures("one_cpu")
 class TestByRay:
     """In an actor, where trials run."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from cass_tune.notices import Stop
 from cass_tune.pretrain_steps import extract
 from cass_tune.results import Record, Results, StudyFolder
 from cass_tune.trial import RunOptions, run_trial
-from tests import small, tiny
-from tests.runs import Run, run
+from tests import runs, small, tiny
+from tests.runs import Run
 
 TRIAL = tiny.trial()
+run = partial(runs.run, probes=PROBES)
 MONITORED = [f"{arm}_knn_macro_f1" for arm in ARMS]
 
 
@@ -247,14 +249,15 @@ def test_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, before = result("--probes", "none")
     assert [before[f"{probe}_macro_f1"].notna().sum() for probe in PROBES] == [0, 0]
     shutil.rmtree(next(tmp_path.glob("results/stages/*/epoch-0001")))
-    text, _ = result("--dry-run")
+    both = ("--probes", *PROBES)
+    text, _ = result(*both, "--dry-run")
     assert "probes: finished trials that get the ones they lack, without training: 2" in text
-    text, after = result()
+    text, after = result(*both)
     assert "finished: 3 done; to run: 0" in text and "3 of 3 done" in text
     names = ["linear_macro_f1", "knn_macro_f1", "linear_auroc", "knn_balanced_accuracy", "linear_validation_macro_f1"]
     for name in names:
         assert after.groupby("pretrain_method")[name].count().to_dict() == {"cass": 2, "none": 2}  # of both arms
     same = [name for name in before if not name.startswith((*PROBES, "log"))]
     pd.testing.assert_frame_equal(before.filter(same), after.filter(same))
-    text, _ = result()
+    text, _ = result(*both)
     assert "probes:" not in text

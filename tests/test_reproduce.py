@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from cass_tune.config import with_field
+from cass_tune.config import PROBES, with_field
 from cass_tune.reproduce import main
 from cass_tune.results import Results
 from tests import tiny
@@ -28,7 +28,7 @@ TRIAL = tiny.trial()
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run(TRIAL, tmp_path_factory.mktemp("first"))
+    return run(TRIAL, tmp_path_factory.mktemp("first"), probes=PROBES)
 
 
 @pytest.fixture(scope="module")

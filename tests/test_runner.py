@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from cass_tune.config import Data, Finetune, Pretrain, Trial, to_json
 from cass_tune.errors import UsageError
 from cass_tune.notices import Stop
 from cass_tune.results import Results, TrialFolder
-from cass_tune.runner import check_resources, cluster_gpus, ray_session, trainable
+from cass_tune.runner import check_resources, cluster_gpus, trainable
 from cass_tune.runner.nodes import version_problems
 from cass_tune.training.rows import COLUMNS, epoch_row
 from tests import small
@@ -32,14 +31,8 @@ pytestmark = pytest.mark.ray
 REPOSITORY = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    with ray_session(None):
-        yield
-
-
 def test_a_failing_trial_is_shown_and_the_others_go_on(
-    session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    one_cpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = small.run("--pretrain.learning-rate", "0.001", "1e30", results=tmp_path)
     out = capsys.readouterr().out
@@ -76,9 +69,18 @@ def test_a_failing_trial_is_shown_and_the_others_go_on(
     assert all(end["position"] == failure["position"] for _, end in ends)
 
 
-def test_rays_own_records_have_every_column_from_the_first_row_on(session: None, tmp_path: Path) -> None:
+def test_rays_own_records_have_every_column_from_the_first_row_on_and_may_be_damaged(
+    one_cpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk Ray leaves empty files, and Ray Tune's last step, which reads them, raises."""
+
+    def damaged(analysis: object) -> None:
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("ray.tune.impl.tuner_internal.ResultGrid", damaged)
     assert small.run("--pretrain.learning-rate", "0.001", results=tmp_path) == 0
     digest = small.wanted(tmp_path)["seed=0"]
+    assert Results(tmp_path).trial(digest).is_finished()
     (folder,) = (tmp_path / "ray" / "small").glob(f"*/{digest[:12]}")
     rows = small.json_lines(folder / "result.json")
     assert [(row["phase"], row["epoch"]) for row in rows] == [
@@ -92,18 +94,7 @@ def test_rays_own_records_have_every_column_from_the_first_row_on(session: None,
     assert [row["phase"] for row in table] == [row["phase"] for row in rows]
 
 
-def test_rays_own_records_may_be_damaged(session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk Ray leaves empty files, and Ray Tune's last step, which reads them, raises."""
-
-    def damaged(analysis: object) -> None:
-        raise EOFError("Ran out of input")
-
-    monkeypatch.setattr("ray.tune.impl.tuner_internal.ResultGrid", damaged)
-    assert small.run("--pretrain.learning-rate", "0.001", results=tmp_path) == 0
-    assert Results(tmp_path).trial(small.wanted(tmp_path)["seed=0"]).is_finished()
-
-
-def test_the_trainable_runs_in_a_bare_tuner_and_agrees_with_the_records(session: None, tmp_path: Path) -> None:
+def test_the_trainable_runs_in_a_bare_tuner_and_agrees_with_the_records(one_cpu: None, tmp_path: Path) -> None:
     from ray import tune
 
     trial = Trial(
@@ -126,7 +117,7 @@ def test_the_trainable_runs_in_a_bare_tuner_and_agrees_with_the_records(session:
         assert result.metrics["macro_f1"] == small.json_lines(epochs)[-1]["macro_f1"]
 
 
-def test_asking_for_more_than_any_machine_has(session: None) -> None:
+def test_asking_for_more_than_any_machine_has(one_cpu: None) -> None:
     with pytest.raises(UsageError, match=r"No machine has --cpus-per-trial 500 .* Ask for less"):
         check_resources(500, cluster_gpus())
 
@@ -194,11 +185,13 @@ def _start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def _wait_for(pattern: str, study: subprocess.Popen[str], tmp_path: Path, deadline_s: float = 120) -> None:
-    """Wait until a running study has written a file that matches."""
+def _wait_for(
+    pattern: str, tmp_path: Path, study: subprocess.Popen[str] | None = None, deadline_s: float = 120
+) -> None:
+    """Wait until a running study, in a process of its own or in this one, has written a file that matches."""
     end = time.monotonic() + deadline_s
     while not list(tmp_path.glob(pattern)):
-        assert study.poll() is None, study.communicate()
+        assert study is None or study.poll() is None, study.communicate()
         assert time.monotonic() < end, f"there is no {pattern} in time"
         time.sleep(0.1)
 
@@ -237,14 +230,21 @@ def test_what_ray_tune_raises_reaches_the_trial(monkeypatch: pytest.MonkeyPatch)
         module._report(epoch_row(phase="pretrain"))
 
 
-def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(
+    one_cpu: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def kill() -> None:
+        _wait_for("stages/*/checkpoints/*.json", tmp_path)
+        (attempt,) = _trials(tmp_path)["seed=0"].attempts()
+        os.kill(attempt["pid"], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
     line = ["--pretrain.learning-rate", "0.001", "--pretrain.epochs", "40", "--checkpoint-every-minutes", "0.001"]
-    study = _start(tmp_path, *line)
-    _wait_for("stages/*/checkpoints/*.json", study, tmp_path)
-    (attempt,) = _trials(tmp_path)["seed=0"].attempts()
-    os.kill(attempt["pid"], signal.SIGKILL)
-    out, _ = study.communicate(timeout=180)
-    assert study.returncode == 0, out
+    code = small.run(*line, results=tmp_path)
+    killer.join()
+    out = capsys.readouterr().out
+    assert code == 0, out
     trials = _trials(tmp_path)
     assert {name: trial.status() for name, trial in trials.items()} == {"seed=0": "done", "none seed=0": "done"}
     assert "left     seed=0  its process or machine was lost" in out
@@ -254,13 +254,13 @@ def test_a_trial_whose_process_is_killed_goes_on_from_its_checkpoint(tmp_path: P
     assert position is not None and (position["epoch"], position["batch"]) > (0, 0)
 
 
-def test_an_interrupted_study_continues_with_what_is_missing(tmp_path: Path) -> None:
+def test_an_interrupted_study_continues_with_what_is_missing(one_cpu: None, tmp_path: Path) -> None:
     """SIGTERM; SIGINT is among the faults of `tests.faults`."""
     line = ["--pretrain.learning-rate", "0.001", "--finetune.epochs", "100"]  # seconds longer than it takes to stop
     study = _start(tmp_path, *line)
-    _wait_for("stages/*/epochs/*.jsonl", study, tmp_path)
+    _wait_for("stages/*/epochs/*.jsonl", tmp_path, study)
     finetuning = f"trials/{_trials(tmp_path)['seed=0'].id}/epochs/*.jsonl"
-    _wait_for(finetuning, study, tmp_path)  # after the probes, which begin anew
+    _wait_for(finetuning, tmp_path, study)  # after the probes, which begin anew
     study.send_signal(signal.SIGTERM)
     out, _ = study.communicate(timeout=120)
     assert study.returncode == 143, out
@@ -268,9 +268,7 @@ def test_an_interrupted_study_continues_with_what_is_missing(tmp_path: Path) -> 
     assert "the same command goes on from" in out
     trials = _trials(tmp_path)
     assert trials["seed=0"].status() == "missing" and _ends(trials["seed=0"]) == ["interrupted"]
-    again = _start(tmp_path, *line)
-    out, _ = again.communicate(timeout=180)
-    assert again.returncode == 0, out
+    assert small.run(*line, results=tmp_path) == 0
     assert {trial.status() for trial in trials.values()} == {"done"}
     assert _ends(trials["seed=0"]) == ["interrupted", "finished"]
     assert trials["seed=0"].attempts()[-1]["resumed"] is not None

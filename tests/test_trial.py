@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import cass_tune.trial as trial_module
-from cass_tune.config import ARMS, Trial, control, from_json, to_json
+from cass_tune.config import ARMS, PROBES, Trial, control, from_json, to_json
 from cass_tune.data.phantom import phantom_listing
 from cass_tune.data.pixels import decode
 from cass_tune.data.splits import split
@@ -42,7 +42,7 @@ TRIAL = tiny.trial()
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return run(TRIAL, tmp_path_factory.mktemp("finished"))
+    return run(TRIAL, tmp_path_factory.mktemp("finished"), probes=PROBES)
 
 
 @pytest.fixture

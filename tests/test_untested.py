@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from cass_tune.config import ARMS
+from cass_tune.config import ARMS, PROBES
 from cass_tune.data.loader import Batches
 from cass_tune.data.splits import Parts
 from cass_tune.training.finetune import Finetuning
 from tests import runs, tiny
 
 TRIAL = tiny.trial()
+probed = partial(runs.run, probes=PROBES)
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
-    return runs.run(TRIAL, tmp_path_factory.mktemp("straight"))
+    return probed(TRIAL, tmp_path_factory.mktemp("straight"))
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def parts() -> Parts:
 def test_without_a_test_the_test_images_are_never_looked_at(
     straight: runs.Run, looked_at: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
-    run = runs.run(TRIAL, tmp_path, test=False)
+    run = probed(TRIAL, tmp_path, test=False)
     assert set(looked_at) == {tuple(parts().validation)}
     folder, record = run.folder, run.folder.validated()
     assert (folder.status(), folder.result()) == ("untested", None)
@@ -69,10 +71,10 @@ def test_nothing_loads_a_test_image_before_the_trial_is_tested(
         return load(self, batches)
 
     monkeypatch.setattr(Batches, "_load", recorded)
-    run = runs.run(TRIAL, tmp_path, test=False)
+    run = probed(TRIAL, tmp_path, test=False)
     assert loaded and not loaded & set(parts().test)
     assert run.folder.probes() is None
-    tested = runs.run(TRIAL, tmp_path)
+    tested = probed(TRIAL, tmp_path)
     assert loaded >= set(parts().test)
     assert untimed(tested.folder.probes()) == untimed(straight.folder.probes()) is not None
 
@@ -91,9 +93,9 @@ def without_test(record: Mapping[str, Any]) -> dict[str, Any]:
 def test_a_later_test_trains_nothing_and_gives_the_same_numbers(
     straight: runs.Run, looked_at: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
-    runs.run(TRIAL, tmp_path, test=False)
+    probed(TRIAL, tmp_path, test=False)
     before = len(looked_at)
-    tested = runs.run(TRIAL, tmp_path)
+    tested = probed(TRIAL, tmp_path)
     assert looked_at[before:] == [tuple(parts().test)] * 2
     assert all(row["reused"] for row in tested.rows)
     assert tested.numbers() == straight.numbers()
@@ -102,17 +104,17 @@ def test_a_later_test_trains_nothing_and_gives_the_same_numbers(
 
 
 def test_a_search_takes_a_tested_trial_as_it_is(looked_at: list[tuple[int, ...]], tmp_path: Path) -> None:
-    first = runs.run(TRIAL, tmp_path)
+    first = probed(TRIAL, tmp_path)
     before = len(looked_at)
-    again = runs.run(TRIAL, tmp_path, test=False)
+    again = probed(TRIAL, tmp_path, test=False)
     assert len(looked_at) == before and again.result == first.result
     assert again.folder.validated() is None
 
 
 def test_an_untested_trial_is_not_run_again_without_a_test(looked_at: list[tuple[int, ...]], tmp_path: Path) -> None:
-    first = runs.run(TRIAL, tmp_path, test=False)
+    first = probed(TRIAL, tmp_path, test=False)
     before = len(looked_at)
-    again = runs.run(TRIAL, tmp_path, test=False)
+    again = probed(TRIAL, tmp_path, test=False)
     assert len(looked_at) == before
     assert all(row["reused"] for row in again.rows) and len(again.rows) == len(first.rows)
 
@@ -120,12 +122,12 @@ def test_an_untested_trial_is_not_run_again_without_a_test(looked_at: list[tuple
 @pytest.mark.parametrize("kept", ["damaged", "lost", "none"])
 def test_where_weights_are_not_kept_the_arm_is_finetuned_again(straight: runs.Run, tmp_path: Path, kept: str) -> None:
     keep = "none" if kept == "none" else "all"
-    folder = runs.run(TRIAL, tmp_path, test=False, keep_weights=keep).folder
+    folder = probed(TRIAL, tmp_path, test=False, keep_weights=keep).folder
     if kept == "lost":
         (folder.path / "cnn.safetensors").unlink()
     if kept == "damaged":
         (folder.path / "cnn.safetensors").write_bytes(b"nothing")
-    tested = runs.run(TRIAL, tmp_path)
+    tested = probed(TRIAL, tmp_path)
     assert tested.numbers() == straight.numbers()
     computed = {row["phase"] for row in tested.rows if not row["reused"]}
     assert computed == ({"finetune_cnn"} if kept == "damaged" else {"finetune_cnn", "finetune_vit"})

@@ -8,7 +8,7 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -227,16 +227,8 @@ def test_the_records_are_loaded_without_torch_and_ray() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    from cass_tune.runner import ray_session
-
-    with ray_session(None):
-        yield
-
-
 @pytest.mark.ray
-def test_root_ray_folder_and_result_grid_agree_cell_by_cell(session: None, tmp_path: Path) -> None:
+def test_root_ray_folder_and_result_grid_agree_cell_by_cell(one_cpu: None, tmp_path: Path) -> None:
     """One undisturbed run, as the study's command makes it; and a bare Tuner that reports its stored rows."""
     from ray import tune
 

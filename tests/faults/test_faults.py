@@ -1,4 +1,4 @@
-"""The short form of the fault campaign: every kind once or twice, each study compared with an undisturbed one."""
+"""The short form of the fault campaign: every kind once, each study compared with an undisturbed one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.faults.subject import ROWS
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STUDIES = {
-    "local": ["SIGKILL in a write", "SIGKILL in a write", "bit-flipped checkpoint", "notice by --preemption-command"],
+    "local": ["SIGKILL in a write", "bit-flipped checkpoint", "notice by --preemption-command"],
     "local, several drivers": ["the same, one killed"],
     "ray": [
         "SIGKILL of a worker",

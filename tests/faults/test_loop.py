@@ -1,4 +1,7 @@
-"""The loop of docs/spot.md, as it stands there: what it runs is killed ten times, and the study ends."""
+"""The loop of docs/spot.md, as it stands there: what it runs is killed again and again, and the study ends.
+
+Four times in CI; CASS_TUNE_TEST_KILLS=10 is the long form.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tests.faults.scenes import Scene
 
 pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
-KILLS = 10
+KILLS = int(os.environ.get("CASS_TUNE_TEST_KILLS", "4"))
 
 
 def the_loop() -> str:
@@ -40,7 +43,7 @@ def study_of(loop: subprocess.Popen[bytes]) -> int | None:
     return None
 
 
-def test_a_loop_whose_study_is_killed_ten_times_ends(tmp_path: Path) -> None:
+def test_a_loop_whose_study_is_killed_again_and_again_ends(tmp_path: Path) -> None:
     scene, rng = Scene(tmp_path, Random(0), local=True), Random(3)
     undisturbed = Scene(tmp_path / "undisturbed", Random(0), local=True)
     undisturbed.folder.mkdir()
