@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("cass-tune", "ray", "torch", "torchvision", "timm", "numpy", "pillow", "pandas", "pyarrow")
+PACKAGES = ("cass-tune", "ray", "torch", "torchvision", "timm", "torchmetrics", "numpy", "pillow", "pandas", "pyarrow")
 """Packages whose versions are recorded."""
 
-NUMERIC_PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "pillow")
+NUMERIC_PACKAGES = ("ray", "torch", "torchvision", "timm", "torchmetrics", "numpy", "pillow")
 """Packages that must agree between the driver and every node of a cluster."""
 
 

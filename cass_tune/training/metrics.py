@@ -2,8 +2,7 @@
 
 The published F1 and recall count every class whose sigmoid exceeds 0.5 (an image may get none or several classes),
 micro-averaged. Of one class for each image, the others take the class of the highest output; of several labels, those
-whose sigmoid exceeds 0.5. The formulas are torchmetrics' to the last bit, written down here because it takes a second
-and a half to import, in every process of a trial.
+whose sigmoid exceeds 0.5.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torchmetrics.functional.classification as tm
 from torch import Tensor
 
 from cass_tune.training.losses import targets
@@ -54,11 +54,11 @@ def score_metrics(scores: Tensor, predicted: Tensor, labels: Tensor) -> dict[str
 
 def _of_scores(scores: Tensor, target: Tensor) -> dict[str, Any]:
     """Return what is measured of every class by its own score, whatever the task."""
+    classes = scores.shape[1]
     there = target.sum(dim=0) > 0
-    given = (scores > HALF).long()
     return {
-        "micro_f1_at_half": float(_f1(given.flatten(), target.flatten())),
-        "micro_recall_at_half": float(_recall(given.flatten(), target.flatten())),
+        "micro_f1_at_half": float(tm.multilabel_f1_score(scores, target, classes, average="micro")),
+        "micro_recall_at_half": float(tm.multilabel_recall(scores, target, classes, average="micro")),
         "macro_f1_at_half": _macro_f1_at_half(scores, target),
         **_auroc(scores, target),
         "mean_average_precision": _mean_average_precision(scores[:, there], target[:, there]),
@@ -66,15 +66,13 @@ def _of_scores(scores: Tensor, target: Tensor) -> dict[str, Any]:
 
 
 def _of_classes(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, Any]:
-    given, target = targets(predicted, classes), targets(labels, classes)
-    has = target.sum(dim=0) > 0
-    either = has | (given.sum(dim=0) > 0)
-    counts = torch.bincount(labels * classes + predicted, minlength=classes**2)
+    recalls = tm.multiclass_recall(predicted, labels, classes, average="none")
+    there = targets(labels, classes).sum(dim=0) > 0
     return {
-        "macro_f1": float((_f1(given, target) / either.sum()).sum()),
-        "balanced_accuracy": float(_recall(given, target)[has].mean()),
-        "accuracy": float((predicted == labels).float().mean()),
-        "confusion_matrix": counts.reshape(classes, classes).tolist(),
+        "macro_f1": float(tm.multiclass_f1_score(predicted, labels, classes, average="macro")),
+        "balanced_accuracy": float(recalls[there].mean()),
+        "accuracy": float(tm.multiclass_accuracy(predicted, labels, classes, average="micro")),
+        "confusion_matrix": tm.multiclass_confusion_matrix(predicted, labels, classes).tolist(),
     }
 
 
@@ -99,48 +97,21 @@ def _macro_f1_at_half(scores: Tensor, target: Tensor) -> float:
     return float((2 * hits[there] / either[there]).mean()) if bool(there.any()) else 0.0
 
 
-def _f1(given: Tensor, target: Tensor) -> Tensor:
-    """Return the F1 of each column, 0 where neither is ever 1."""
-    hits, both = (given * target).sum(dim=0), given.sum(dim=0) + target.sum(dim=0)
-    return 2.0 * hits / both.clamp(min=1)
-
-
-def _recall(given: Tensor, target: Tensor) -> Tensor:
-    """Return the recall of each column, 0 where the target is never 1."""
-    return (given * target).sum(dim=0) / target.sum(dim=0).clamp(min=1)
-
-
-def _hits_and_misses(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many ones, and how many zeros, of the target have at least each distinct score, descending."""
-    scores, order = scores.sort(descending=True)
-    last = torch.cat([scores.diff().nonzero().flatten(), torch.tensor([len(scores) - 1])])
-    hits = target[order].cumsum(dim=0)[last]
-    return hits, last + 1 - hits
-
-
-def _area(scores: Tensor, target: Tensor) -> Tensor:
-    """Return the area under the ROC curve of one class, which has both ones and zeros."""
-    hits, misses = (torch.cat([n.new_zeros(1), n]) / n[-1] for n in _hits_and_misses(scores, target))
-    return torch.trapezoid(hits, misses)
-
-
-def _average_precision(scores: Tensor, target: Tensor) -> Tensor:
-    """Return the step-wise sum of Davis and Goadrich (2006) of one class, which has ones."""
-    hits, misses = _hits_and_misses(scores, target)
-    recall = torch.cat([(hits / hits[-1]).flip(0), torch.zeros(1)])
-    return -torch.sum(recall.diff() * (hits / (hits + misses)).flip(0))
-
-
 def _auroc(scores: Tensor, target: Tensor) -> dict[str, Any]:
     has = target.sum(dim=0)
     defined = (has > 0) & (has < len(target))
-    areas = {n: _area(scores[:, n], target[:, n]) for n in defined.nonzero().flatten().tolist()}
-    mean = float(torch.stack(list(areas.values())).mean()) if areas else None
-    return {"auroc": mean, "auroc_by_class": [float(areas[n]) if n in areas else None for n in range(len(has))]}
+    count, by_class = int(defined.sum()), list[float | None]([None] * len(has))
+    for number in defined.nonzero().flatten().tolist():
+        by_class[number] = float(tm.binary_auroc(scores[:, number], target[:, number]))
+    mean = next((value for value in by_class if value is not None), None)
+    if count > 1:
+        mean = float(tm.multilabel_auroc(scores[:, defined], target[:, defined], count, average="macro"))
+    return {"auroc": mean, "auroc_by_class": by_class}
 
 
 def _mean_average_precision(scores: Tensor, target: Tensor) -> float | None:
+    """Return the mean of the classes' average precisions (each the step-wise sum of Davis and Goadrich 2006)."""
     if not target.shape[1]:
         return None
-    found = [float(_average_precision(scores[:, n], target[:, n])) for n in range(target.shape[1])]
+    found = [float(tm.binary_average_precision(scores[:, n], target[:, n])) for n in range(target.shape[1])]
     return sum(found) / len(found)

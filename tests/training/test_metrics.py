@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics
-from torch.nn.functional import one_hot
 
-from cass_tune.training.metrics import classification_metrics, score_metrics
+from cass_tune.training.metrics import classification_metrics
 
 sk: Any = metrics  # its annotations are narrower than what it takes
 
@@ -49,35 +48,6 @@ def test_all_metrics_agree_with_scikit_learn(seed: int) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert found[name] == (pytest.approx(value, abs=1e-6) if isinstance(value, float) else value), name
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_the_formulas_are_those_of_torchmetrics_to_the_last_bit(seed: int) -> None:
-    import torchmetrics.functional.classification as tm
-
-    generator = torch.Generator().manual_seed(seed)
-    classes, images = 2 + seed % 6, 2 + 5 * seed
-    scores = torch.rand(images, classes, generator=generator)
-    scores = scores if seed % 3 else (10 * scores).round() / 10  # many that are equal
-    labels = torch.randint(0, 1 + seed % classes, (images,), generator=generator)
-    predicted, target = scores.argmax(dim=1), one_hot(labels, classes)
-    of_one, counts = [(scores[:, n], target[:, n]) for n in range(classes)], target.sum(dim=0)
-    there, defined = counts > 0, (counts > 0) & (counts < images)
-    precisions = [float(tm.binary_average_precision(*one)) for one, has in zip(of_one, there, strict=True) if has]
-    areas = [float(tm.binary_auroc(*one)) if has else None for one, has in zip(of_one, defined, strict=True)]
-    found = score_metrics(scores, predicted, labels)
-    assert found["micro_f1_at_half"] == float(tm.multilabel_f1_score(scores, target, classes, average="micro"))
-    assert found["micro_recall_at_half"] == float(tm.multilabel_recall(scores, target, classes, average="micro"))
-    assert found["macro_f1"] == float(tm.multiclass_f1_score(predicted, labels, classes, average="macro"))
-    assert found["accuracy"] == float(tm.multiclass_accuracy(predicted, labels, classes, average="micro"))
-    recalls = tm.multiclass_recall(predicted, labels, classes, average="none")
-    assert found["balanced_accuracy"] == float(recalls[there].mean())
-    assert found["confusion_matrix"] == tm.multiclass_confusion_matrix(predicted, labels, classes).tolist()
-    assert found["auroc_by_class"] == areas
-    if (several := int(defined.sum())) > 1:
-        macro = tm.multilabel_auroc(scores[:, defined], target[:, defined], several, average="macro")
-        assert found["auroc"] == float(macro)
-    assert found["mean_average_precision"] == sum(precisions) / len(precisions)
 
 
 def test_published_f1_and_recall_count_abstentions_and_several_classes() -> None:
