@@ -32,21 +32,17 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def test_two_nodes_share_the_trials_by_fractions_of_a_gpu(cluster: Any, tmp_path: Path) -> None:
+def test_two_nodes_share_the_trials_by_fractions_of_a_gpu(
+    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     share = ["--device", "cpu", "--gpus-per-trial", "0.6", "--cpus-per-trial", "1"]
     code = small.run("--address", cluster.address, *share, "--pretrain.learning-rate", "0.001", results=tmp_path)
     assert code == 0
     results = Results(tmp_path)
     assert {results.trial(digest).status() for digest in small.wanted(tmp_path).values()} == {"done"}
     rows = [row for path in tmp_path.glob("ray/small/*/*/result.json") for row in small.json_lines(path)]
-    spans: dict[object, list[float]] = {}
-    for row in rows:
-        assert isinstance(row["timestamp"], int)
-        spans.setdefault(row["pid"], []).append(row["timestamp"])
-    assert len(spans) == 2
-    (first, second) = spans.values()  # one CPU per node: two trials at once are on two nodes
-    assert min(first) <= max(second)
-    assert min(second) <= max(first)
+    assert len({row["pid"] for row in rows}) == 2
+    assert "2 running" in capsys.readouterr().out  # one CPU per node: two trials at once are on two nodes
 
 
 def test_more_of_a_gpu_than_a_node_has(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

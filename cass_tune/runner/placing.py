@@ -141,9 +141,8 @@ class Placing:
         if chosen is None:
             self._ask_for_machines(items, is_ready)
             return None
+        self.ask_for_nothing()  # which could be given what the place of this one needs
         item, place = chosen
-        if len(items) == 1:
-            self.ask_for_nothing()
         trial = trials[str(item.digest)]
         fit = self._fit(item, place.group.kind)
         device = self._demand.device if place.gpus else CPU
@@ -183,7 +182,7 @@ class Placing:
         self._autoscaling.want(self._lacking)
 
     def ask_for_nothing(self) -> None:
-        """Take back what was asked for: no trial waits any more."""
+        """Take back what was asked for."""
         if self._autoscaling is not None:
             self._autoscaling.want([])
 

@@ -367,7 +367,7 @@ class TestProbes:
 
     def test_probes_of_another_version_are_missing(self, root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
         root.probe(EIGHT[0], linear=0.6, knn=0.5)
-        monkeypatch.setattr("cass_tune.results.PROBES_VERSION", 2)
+        monkeypatch.setattr("cass_tune.results.trial.PROBES_VERSION", 2)
         assert table_of(root)[0]["linear_macro_f1_n"] == 0
 
     def test_tidy_columns(self, root: Root) -> None:
