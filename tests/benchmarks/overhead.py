@@ -2,14 +2,14 @@
 
     python -m tests.benchmarks.overhead
 
-First epochs of pretraining of about five seconds on the CPU, in turns (`tests.benchmarks.turns`): of the bare loop, and
-of the same trial by the study's command line and Ray, with everything that is recorded of it. What happens between
-epochs counts. The overhead is how much longer a turn by Ray takes than the bare loop's before and after it: the mean of
-all turns with its 95 % interval (at most 2 % is wanted). Beside it, the processor time of everything but the trial's
-own process, which a trial that uses all cores would have to wait for. Then how long a trial takes from its start by
-Ray Tune to the beginning of its first epoch: in a new process, and in one that has run another trial. Last a study of
-27 trivial trials, from the moment when Ray runs: to its last result, to the last trial's end and to Ray Tune's (10
-seconds are wanted).
+How long a trial takes from its start by Ray Tune to the beginning of its first epoch: in a new process, and in one that
+has run another trial. Then a study of 27 trivial trials, from the moment when Ray runs: to its last result, to the last
+trial's end and to Ray Tune's (10 seconds are wanted). Last epochs of pretraining of about five seconds on the CPU, in
+turns (`tests.benchmarks.turns`): of the bare loop, and of the same trial by the study's command line and Ray, with
+everything that is recorded of it. What happens between epochs counts. The overhead is how much longer a turn by Ray
+takes than the bare loop's before and after it: the mean of all turns with its 95 % interval (at most 2 % is wanted).
+Beside it, the processor time of everything but the trial's own process, which a trial that uses all cores would have to
+wait for.
 """
 
 from __future__ import annotations
