@@ -95,7 +95,7 @@ def study(address: str, results: Path) -> None:
 
     with ray_session(address):
         words = ("--address", address, "--device", "cpu", "--pretrain.learning-rate", "0.001")
-        code = small.run(*words, "--seeds", "0", "1", "2", "3", results=results)
+        code = small.run(*words, "--seeds", *map(str, range(8)), results=results)
         states = {group["state"] for group in placement_group_table().values()}
         (results / "after.json").write_text(json.dumps([code, len(ray.nodes()), sorted(states)]))
 
