@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -57,11 +58,12 @@ def pretraining_figure(curves: pd.DataFrame, collapsed: pd.DataFrame, looks: Map
         _curves(panel, where(curves, {"measure": name}), looks)
         arm, _, measure = str(name).partition("_")
         _axes(panel, "Pretraining loss" if name == "loss" else f"{_LABELS[measure]}, {ARM_NAMES[arm]}")
+    regions: dict[str, Artist] = {}
     for arm in ARMS:
-        _collapse_region(panels[f"{arm}_feature_std"], collapsed)
+        regions |= _collapse_region(panels[f"{arm}_feature_std"], collapsed)
         panels[f"{arm}_effective_rank"].set_ylim(bottom=0)
     ends = {row["series"]: f" ({row['collapsed']} of {row['seeds']} collapsed)" for row in records(collapsed)}
-    _finish(figure, looks, title, ends)
+    _finish(figure, looks, title, ends, regions)
     return figure
 
 
@@ -75,7 +77,7 @@ def finetuning_figure(curves: pd.DataFrame, looks: Mapping[str, Look], title: st
             _axes(panel, _LABELS[measure] if arm == ARMS[0] else "")
             panel.set_xlabel("Epoch" if arm == ARMS[-1] else "")
         row[0].set_ylabel(ARM_NAMES[arm])
-    _finish(figure, looks, title, {})
+    _finish(figure, looks, title, {}, {})
     return figure
 
 
@@ -108,26 +110,31 @@ def _axes(panel: Axes, title: str) -> None:
     panel.set_axisbelow(True)
 
 
-def _collapse_region(panel: Axes, collapsed: pd.DataFrame) -> None:
-    """Hatch where an arm counts as collapsed; of several methods where all do, with the limits of the others."""
+def _collapse_region(panel: Axes, collapsed: pd.DataFrame) -> dict[str, Artist]:
+    """Hatch where an arm counts as collapsed; of several methods where all do, with the limits of the others.
+
+    Returns:
+        What the legend says of it: the hatched region by its name; nothing without one.
+    """
     _by_logarithm(panel)
     limits = sorted(collapsed["threshold"].dropna().unique())
     low, high = panel.get_ylim()
     panel.set_ylim(min([low, *(limit / 4 for limit in limits)]), max([high, *(limit * 10 for limit in limits)]))
     for limit in limits:
         panel.axhline(limit, color="0.3", linewidth=0.8, linestyle=(0, (4, 2)))
-    if limits:
-        hatched = {"facecolor": "0.93", "edgecolor": "0.75", "hatch": "///", "linewidth": 0, "zorder": 0}
-        panel.axhspan(panel.get_ylim()[0], limits[0], **hatched)
-        place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 7}
-        at_the_limit = panel.get_yaxis_transform()
-        panel.annotate(f"collapsed below {limits[0]:g}", (1, limits[0]), (-1, 1), xycoords=at_the_limit, **place)
+    if not limits:
+        return {}
+    hatched = {"facecolor": "0.93", "edgecolor": "0.75", "hatch": "///", "linewidth": 0, "zorder": 0}
+    region = panel.axhspan(panel.get_ylim()[0], limits[0], **hatched)
+    return {f"Collapsed: feature std below {limits[0]:g}": region}
 
 
-def _finish(figure: Figure, looks: Mapping[str, Look], title: str, ends: Mapping[str, str]) -> None:
+def _finish(
+    figure: Figure, looks: Mapping[str, Look], title: str, ends: Mapping[str, str], more: Mapping[str, Artist]
+) -> None:
     figure.suptitle(title)
-    handles = [_handle(look) for look in looks.values()]
-    labels = [f"{text}{ends.get(name, '')}" for name, text in zip(looks, capitalised(looks), strict=True)]
+    handles = [*map(_handle, looks.values()), *more.values()]
+    labels = [f"{text}{ends.get(name, '')}" for name, text in zip(looks, capitalised(looks), strict=True)] + [*more]
     ncols = 4 if len(labels) == 4 and sum(map(len, labels)) < _LEGEND_CHARACTERS else 3
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), ncols), frameon=False)
 

@@ -112,7 +112,10 @@ def test_the_figure_hatches_the_collapsed_region_and_says_how_many_seeds_ended_t
     std = next(panel for panel in figure.axes if panel.get_title() == "Feature std, CNN")
     assert std.get_yscale() == "log" and std.patches[0].get_hatch()
     assert any(np.asarray(line.get_ydata()).tolist() == [COLLAPSED_BELOW] * 2 for line in std.lines)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["All cells (1 of 2 collapsed)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "All cells (1 of 2 collapsed)",
+        f"Collapsed: feature std below {COLLAPSED_BELOW:g}",
+    ]
 
 
 def test_a_method_of_your_own_has_no_region(tmp_path: Path) -> None:
