@@ -37,6 +37,6 @@ def generator(seed: int, stream: str, epoch: int = 0, item: int = 0) -> np.rando
 
 
 def torch_seed(seed: int, stream: str, step: int = 0) -> int:
-    """Return a 60-bit seed for ``torch.manual_seed``."""
+    """Return a 60-bit seed for a generator of torch."""
     low, high = _key(seed, stream)
     return int(hashlib.sha256(f"{low}/{high}/{step}".encode()).hexdigest()[:15], 16)

@@ -16,6 +16,7 @@ from torch.optim import Adam, AdamW, Optimizer
 from cass_tune.config import Finetune, Pretrain
 from cass_tune.randomness import torch_seed
 from cass_tune.training.activation_checkpointing import buffers_kept
+from cass_tune.training.determinism import seed_torch
 from cass_tune.training.precision import Precision
 from cass_tune.training.schedules import schedule_of, weight_decay_of
 from cass_tune.training.state import load_optimiser, optimiser_tensors
@@ -84,14 +85,14 @@ class Stepper:
         self._clip_norm = config.clip_norm
         self._seed = seed
         self._stream = f"{stream}/step"
-        device = next(parameter.device for model in arms.values() for parameter in model.parameters())
-        self._scaler = Precision(name=config.precision, device=device).scaler()
+        self._device = next(parameter.device for model in arms.values() for parameter in model.parameters())
+        self._scaler = Precision(name=config.precision, device=self._device).scaler()
         self.learning_rate = self._schedules[0](0)
         """That of the first arm, in the last step."""
 
     def begin(self, step: int) -> None:
         """Reseed torch, set the learning rate and clear the gradients before a step's forward pass."""
-        torch.manual_seed(torch_seed(self._seed, self._stream, step))
+        seed_torch(torch_seed(self._seed, self._stream, step), self._device)
         self.learning_rate = self._schedules[0](step)
         for optimiser, schedule in zip(self._optimisers, self._schedules, strict=True):
             for group in optimiser.param_groups:

@@ -21,6 +21,7 @@ from cass_tune.methods import method_class
 from cass_tune.randomness import torch_seed
 from cass_tune.storage import AnyPath
 from cass_tune.tensors import write_tensors
+from cass_tune.training.determinism import seed_torch
 from cass_tune.weights import weights_file
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def build_arm(trial: Trial, arm: str) -> nn.Module:
     name, weights = getattr(trial.pretrain, arm), trial.pretrain.weights_of(arm)
     check_name(name, arm, needs_weights=weights == "timm")
     arguments = {**model_arguments(name, trial.data.image_size_px), **_sizes(trial, name)}
-    torch.manual_seed(torch_seed(trial.seed, f"initialisation/{arm}"))
+    seed_torch(torch_seed(trial.seed, f"initialisation/{arm}"), torch.get_default_device())
     try:
         model = _create(name, weights, arm, arguments)
         _try_size(model, trial.data.image_size_px)
@@ -176,7 +177,7 @@ def replace_head(model: Any, width: int, seed: int) -> None:
         seed: for torch.
     """
     device = next(model.parameters()).device
-    torch.manual_seed(seed)
+    seed_torch(seed, device)
     model.reset_classifier(width)
     model.to(device)
 

@@ -19,6 +19,7 @@ from cass_tune.methods import Progress, method_class
 from cass_tune.randomness import torch_seed
 from cass_tune.training.activation_checkpointing import set_checkpointing
 from cass_tune.training.collapse import HealthMonitor
+from cass_tune.training.determinism import seed_torch
 from cass_tune.training.loop import MeanLoss, Stepper
 from cass_tune.training.machine import Utilisation, peak_memory_gib
 from cass_tune.training.models import normalisation
@@ -92,7 +93,7 @@ class Pretraining:
         for arm in ARMS:
             self._precision.arrange(arm, arms[arm])
             set_checkpointing(arms[arm], enabled=checkpointing)  # before a method copies them
-        torch.manual_seed(torch_seed(trial.seed, "method"))
+        seed_torch(torch_seed(trial.seed, "method"), self._device)
         self.method = method_class(config.method)(trial, arms, batches.classes).to(self._device)
         self._normalisation = {arm: normalisation(arms[arm]) for arm in ARMS}
         epoch_steps = len(batch_bounds(len(positions), config.batch_size, drop_last=True))

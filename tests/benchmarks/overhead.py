@@ -3,13 +3,14 @@
     python -m tests.benchmarks.overhead
 
 How long a trial takes from its start by Ray Tune to the beginning of its first epoch: in a new process, and in one that
-has run another trial. Then a study of 27 trivial trials, from the moment when Ray runs: to its last result, to the last
-trial's end and to Ray Tune's (10 seconds are wanted). Last epochs of pretraining of about five seconds on the CPU, in
-turns (`tests.benchmarks.turns`): of the bare loop, and of the same trial by the study's command line and Ray, with
-everything that is recorded of it. What happens between epochs counts. The overhead is how much longer a turn by Ray
-takes than the bare loop's before and after it: the mean of all turns with its 95 % interval (at most 2 % is wanted).
-Beside it, the processor time of everything but the trial's own process, which a trial that uses all cores would have to
-wait for.
+has run another trial. Then a study of 27 trials from the moment when Ray runs, to its last row, to the last trial's end
+and to Ray Tune's: of real trials as small as they can be, which import torch and train, and of trivial ones, which
+record and report three rows and compute nothing (`tests.benchmarks.trivial`; 10 seconds are wanted). Last epochs of
+pretraining of about five seconds on the CPU, in turns (`tests.benchmarks.turns`): of the bare loop, and of the same
+trial by the study's command line and Ray, with everything that is recorded of it. What happens between epochs counts.
+The overhead is how much longer a turn by Ray takes than the bare loop's before and after it: the mean of all turns with
+its 95 % interval (at most 2 % is wanted). Beside it, the processor time of everything but the trial's own process,
+which a trial that uses all cores would have to wait for.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from PIL import Image
 from analysis.statistics import summarise
 from cass_tune import runner
 from cass_tune.events import TrialEvents
+from cass_tune.runner import tuner
 from tests import small
+from tests.benchmarks.trivial import trivial
 from tests.benchmarks.turns import BOTH, FOLDER, METHOD, WHO, Turns, bare, bare_rows
 
 EPOCH_S = 5.0
@@ -48,11 +51,11 @@ CLOCK_HZ = os.sysconf("SC_CLK_TCK")
 SIZE_PX = 128
 BATCH = 8
 SEEDS = 9
-"""Of the study of trivial trials: two cells and a control each."""
+"""Of each study of 27 trials: two cells and a control each."""
 MOST_S = 10.0
-TRIVIAL = {"train": 12, "test": 4}
-"""Images of each of two classes in that study, `TRIVIAL_PX` wide: what its trials compute takes next to no time."""
-TRIVIAL_PX = 32
+SMALLEST = {"train": 5, "test": 2}
+"""Images of each of two classes in that study, `SMALLEST_PX` wide."""
+SMALLEST_PX = 32
 
 
 @dataclass
@@ -93,6 +96,13 @@ class Clock:
         noted = {"started": started_and_noted, "row": row_and_noted, "ended": ended_and_noted}
         with mock.patch.multiple(TrialEvents, **noted), mock.patch.object(runner, "run_trials", timed):
             yield
+
+    def text(self) -> str:
+        """Return when the study's trials began and ended, in seconds after Ray ran."""
+        began, over = self.ray_tune[0]
+        seconds = (min(self.started.values()), self.rows[-1][0], max(self.ended), over)
+        start, last_row, last_end, end = (f"{at - began:.1f} s" for at in seconds)
+        return f"the first starts after {start}, last row after {last_row}, last end after {last_end}, Ray Tune's {end}"
 
     def start_ups(self) -> list[float]:
         """Return for each trial the seconds from its start to the beginning of its first epoch, in order."""
@@ -183,32 +193,37 @@ def overhead(turns: int) -> None:
 
 
 def write_images(root: Path) -> None:
-    """Write the images of the study of trivial trials: noise."""
+    """Write the images of the smallest study: noise."""
     rng = np.random.default_rng(0)
-    for part, count in TRIVIAL.items():
+    for part, count in SMALLEST.items():
         for label, number in itertools.product(("a", "b"), range(count)):
             path = root / part / label / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (TRIVIAL_PX, TRIVIAL_PX), dtype=np.uint8)).save(path)
+            Image.fromarray(rng.integers(0, 256, (SMALLEST_PX, SMALLEST_PX), dtype=np.uint8)).save(path)
 
 
-def trivial() -> None:
-    """Print what a study of trivial trials takes."""
+def studies() -> None:
+    """Print what a study of the smallest trials takes, and one of trivial trials."""
+    clock = study_of_27()
+    first, *others = clock.start_ups()
+    reused = [value for value in others if value < first]
+    print(f"start-up of a trial: {first:.2f} s in a new process, {statistics.median(reused):.2f} s in one that has run")
+    print(f"27 real trials, the smallest: {clock.text()}")
+    with mock.patch.object(tuner, "trainable", trivial):
+        print(f"27 trivial trials: {study_of_27().text()} (at most {MOST_S:g} s are wanted)")
+
+
+def study_of_27() -> Clock:
+    """Run two cells and a control with nine seeds."""
     words = ["--preset", "demo", "--pretrain.epochs", "1", "--finetune.epochs", "1", "--probes", "none"]
-    words += ["--data.image-size-px", str(TRIVIAL_PX), "--data.label-fraction", "1", "--data.pretrain-fraction", "1"]
+    words += ["--data.image-size-px", str(SMALLEST_PX), "--data.label-fraction", "1", "--data.pretrain-fraction", "1"]
     words += ["--seeds", *map(str, range(SEEDS))]
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder, "images"))
         clock = run(Path(folder, "results"), "--data.name", "folder", "--data.root", f"{folder}/images", *words)
-    (began, over), last_row, last_end = clock.ray_tune[0], clock.rows[-1][0], max(clock.ended)
-    first, *others = clock.start_ups()
-    reused = [value for value in others if value < first]
-    print(f"start-up of a trial: {first:.2f} s in a new process, {statistics.median(reused):.2f} s in one that has run")
-    print(
-        f"{len(clock.ended)} trivial trials: the first starts after {min(clock.started.values()) - began:.1f} s, last "
-        f"row after {last_row - began:.1f} s, last end after {last_end - began:.1f} s, Ray Tune's after "
-        f"{over - began:.1f} s (at most {MOST_S:g} s are wanted)"
-    )
+    if len(clock.ended) != 3 * SEEDS:
+        raise SystemExit(f"{len(clock.ended)} trials ended")
+    return clock
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -217,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--turns", type=int, default=24, help="epochs of each, for the overhead (default: 24)")
     given = parser.parse_args(arguments)
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
-    trivial()
+    studies()
     if given.turns:
         overhead(given.turns)
     print(f"load {os.getloadavg()[0]:.1f} at the end")
