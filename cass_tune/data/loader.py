@@ -143,12 +143,8 @@ def views_of(data: Data) -> Views:
     return partial(one_view, strength=data.augmentation_strength, pipeline=data.pipeline)
 
 
-_Sample: TypeAlias = tuple[Sequence[np.ndarray | Drawn], int | list[int], int]
-"""Views of an image, what `Batch.labels` has of it, and its position."""
-
-
-class _Images(Dataset[_Sample]):
-    """Views of images keyed by (epoch, position); epoch -1 means: without augmentation."""
+class _Images(Dataset[Batch]):
+    """Batches of views of images keyed by (epoch, position) each; epoch -1 means: without augmentation."""
 
     def __init__(self, pixels: Pixels, seed: int, stream: str, views: Views) -> None:
         self._pixels = pixels
@@ -158,41 +154,42 @@ class _Images(Dataset[_Sample]):
         classes = pixels.listing.classes
         self._labels = [encode(item.label, classes) for item in pixels.listing.items]
 
-    def __getitem__(self, key: tuple[int, int]) -> _Sample:
-        epoch, position = key
-        image = self._pixels[position]
-        views: Sequence[np.ndarray | Drawn] = [image]
-        if epoch >= 0:
-            views = self._views(image, generator(self._seed, f"{self._stream}/augmentation", epoch, position))
-        return views, self._labels[position], position
+    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
+        images = [self._pixels[position] for _, position in keys]
+        are_grey = all(image.strides[-1] == 0 for image in images)
+        views: list[np.ndarray] = []
+        operations: list[list[tuple[Operation, ...]]] = []
+        for number, (key, image) in enumerate(zip(keys, images, strict=True)):
+            seen = self._seen(image, *key)
+            pixels = [each.image if isinstance(each, Drawn) else each for each in seen]
+            views = views or [_room(len(keys), each, are_grey) for each in pixels]
+            for view, each in zip(views, pixels, strict=True):
+                view[number] = each  # at once, so that its memory is free for the next one
+            operations.append([getattr(each, "operations", ()) for each in seen])
+        is_drawn = any(map(any, operations))
+        return Batch(
+            views=tuple(torch.from_numpy(view).permute(0, 3, 1, 2) for view in views),
+            labels=torch.tensor([self._labels[position] for _, position in keys]),
+            positions=torch.tensor([position for _, position in keys]),
+            operations=tuple(zip(*operations, strict=True)) if is_drawn else (),
+        )
+
+    def _seen(self, image: np.ndarray, epoch: int, position: int) -> Sequence[np.ndarray | Drawn]:
+        if epoch < 0:
+            return [image]
+        return self._views(image, generator(self._seed, f"{self._stream}/augmentation", epoch, position))
 
 
-def _batch(samples: Sequence[_Sample]) -> Batch:
-    of_samples, labels, positions = zip(*samples, strict=True)
-    views = list(zip(*of_samples, strict=True))
-    is_drawn = any(isinstance(each, Drawn) for view in views for each in view)
-    return Batch(
-        views=tuple(_stack([getattr(each, "image", each) for each in view]) for view in views),
-        labels=torch.tensor(labels),
-        positions=torch.tensor(positions),
-        operations=tuple(tuple(getattr(each, "operations", ()) for each in view) for view in views) if is_drawn else (),
-    )
+def _room(count: int, image: np.ndarray, are_grey: bool) -> np.ndarray:
+    """Return memory for images like one of shape (height, width, 3).
 
-
-def _stack(images: Sequence[np.ndarray]) -> Tensor:
-    """Return images of shape (height, width, 3) as one tensor of shape (batch, 3, height, width).
-
-    Its memory is ordered as the images' is (`torch.channels_last`), or by channel where all of them are grey: what is
-    one piece of memory is copied several times faster.
+    It is ordered as theirs is (`torch.channels_last`), or by channel where all of them are grey: what is one piece of
+    memory is copied several times faster.
     """
-    height, width, channels = images[0].shape
-    if all(image.strides[-1] == 0 for image in images):
-        batch = np.empty((len(images), channels, height, width), np.uint8).transpose(0, 2, 3, 1)
-    else:
-        batch = np.empty((len(images), height, width, channels), np.uint8)
-    for number, image in enumerate(images):
-        batch[number] = image
-    return torch.from_numpy(batch).permute(0, 3, 1, 2)
+    height, width, channels = image.shape
+    if are_grey:
+        return np.empty((count, channels, height, width), np.uint8).transpose(0, 2, 3, 1)
+    return np.empty((count, height, width, channels), np.uint8)
 
 
 def _leave_signals_to_the_trial(number: int) -> None:
@@ -201,8 +198,12 @@ def _leave_signals_to_the_trial(number: int) -> None:
         signal.signal(each, signal.SIG_IGN)
 
 
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
 class _Order:
-    """A batch sampler whose batches are set anew for each epoch, so that worker processes are started once."""
+    """A sampler of whole batches, which are set anew for each epoch, so that worker processes are started once."""
 
     def __init__(self) -> None:
         self.batches: list[list[tuple[int, int]]] = []
@@ -242,12 +243,13 @@ class Batches:
         self._order = _Order()
         self._loader = DataLoader(
             _Images(pixels, seed, stream, views),
-            batch_sampler=self._order,  # type: ignore[arg-type]
+            batch_size=None,  # the data set makes the batches
+            sampler=self._order,  # type: ignore[arg-type]
             num_workers=workers,
             worker_init_fn=_leave_signals_to_the_trial,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            collate_fn=_batch,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
             generator=torch.Generator(),  # keeps torch's global generator untouched
         )
 
