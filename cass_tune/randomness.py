@@ -30,10 +30,11 @@ def generator(seed: int, stream: str, epoch: int = 0, item: int = 0) -> np.rando
         epoch: first counter, at least 0.
         item: second counter, at least 0 (an image's position in the listing, a step).
     """
-    import numpy as np
+    from numpy.random import Generator
 
-    key = np.array(_key(seed, stream), dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, item, epoch], dtype=np.uint64)))
+    from cass_tune.philox import philox
+
+    return Generator(philox(_key(seed, stream), (0, 0, item, epoch)))
 
 
 def torch_seed(seed: int, stream: str, step: int = 0) -> int:

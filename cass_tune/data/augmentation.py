@@ -7,6 +7,7 @@ with probability 0.3. What is done to an image is drawn here; a route (`ROUTES`)
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -114,10 +115,15 @@ def augment(image: np.ndarray, rng: Generator, strength: float = 1.0, pipeline: 
         return image
     height, width, channels = image.shape
     operations = draw(rng, width, height, strength)
-    apply: Callable[[np.ndarray, Sequence[Operation]], np.ndarray] = importlib.import_module(ROUTES[pipeline]).apply
+    apply = _route(pipeline)
     if image.strides[-1] == 0:
         return np.broadcast_to(apply(image[..., 0], operations)[..., None], (height, width, channels))
     return apply(image, operations)
+
+
+@functools.cache
+def _route(pipeline: str) -> Callable[[np.ndarray, Sequence[Operation]], np.ndarray]:
+    return importlib.import_module(ROUTES[pipeline]).apply
 
 
 def draw(rng: Generator, width: int, height: int, strength: float = 1.0) -> list[Operation]:

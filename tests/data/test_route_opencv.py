@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise, permutations
 
 import numpy as np
@@ -111,6 +112,38 @@ def moments(pipeline: str, of: Callable[[np.ndarray], float]) -> tuple[float, fl
 def test_views_are_distributed_alike(of: Callable[[np.ndarray], float]) -> None:
     (mean, std), (other_mean, other_std) = (moments(pipeline, of) for pipeline in PIPELINES)
     assert other_mean == pytest.approx(mean, abs=0.02 * std) and other_std == pytest.approx(std, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [Rotation(7.0), Perspective(((0, 0), (95, 0), (95, 95), (0, 95)), ((3, 2), (90, 4), (94, 88), (1, 95)))],
+)
+def test_what_is_outside_is_black_and_all_else_is_kept_in_white(operation: Operation) -> None:
+    """Whole pixels are moved as they are, whatever their bytes would be as a number."""
+    white = np.full((SIZE, SIZE, 3), 255, np.uint8)
+    ours, theirs = (route.apply(white, [operation]) for route in (route_opencv, route_torchvision))
+    assert set(np.unique(ours)) == {0, 255} and (ours != theirs).mean() < 0.01
+
+
+def test_a_view_is_kept_whatever_is_augmented_afterwards() -> None:
+    """Memory for what comes between is used again, that of views is not."""
+    images = [smooth(seed, channels) for seed in range(3) for channels in (1, 3)]
+    images = [np.broadcast_to(each[..., None], (SIZE, SIZE, 3)) if each.ndim == 2 else each for each in images]
+    keys = [(image, item) for item in range(60) for image in images]
+    views = [augment(image, generator(0, "x", 1, item), 1.0, "opencv-1") for image, item in keys]
+    copies = [augment(image, generator(0, "x", 1, item), 1.0, "opencv-1").copy() for image, item in reversed(keys)]
+    assert all(np.array_equal(view, copy) for view, copy in zip(views, reversed(copies), strict=True))
+
+
+def test_threads_do_not_write_into_each_others_views() -> None:
+    image = smooth(10, 3)
+
+    def views(_: int) -> list[np.ndarray]:
+        return [augment(image, generator(0, "x", 1, item), 1.0, "opencv-1") for item in range(200)]
+
+    with ThreadPoolExecutor(4) as pool:
+        first, *others = pool.map(views, range(4))
+    assert all(np.array_equal(*pair) for other in others for pair in zip(first, other, strict=True))
 
 
 def test_a_grey_image_stays_one() -> None:
