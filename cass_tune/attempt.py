@@ -75,6 +75,7 @@ class Attempt:
     """CPU threads of one operation: those asked for, or those of the checkpoint that it goes on from."""
     devices: list[str] = field(default_factory=list)
     """Every kind of device that has worked on what is in the trial's folder."""
+    _batches: Batches | None = None
     _training: Training | None = None
     _checkpointer: Checkpointer | None = None
     _saved: Record | None = None
@@ -138,14 +139,15 @@ class Attempt:
         return {"trial": to_json(self.trial), "inputs": vars(self.inputs), "results_version": RESULTS_VERSION}
 
     def batches(self, pixels: Pixels, stream: str, views: Views | None = None) -> Batches:
-        """Return a loader with a stream of randomness.
+        """Return a loader with a stream of randomness, and close the one before.
 
         Args:
             pixels: the images.
             stream: names the draws.
             views: makes the views of a training image; one by the trial's augmentation by default.
         """
-        return Batches(
+        self.close()
+        self._batches = Batches(
             pixels,
             seed=self.trial.seed,
             stream=stream,
@@ -153,6 +155,12 @@ class Attempt:
             pin_memory=self.device.type == "cuda",
             views=views or views_of(self.trial.data),
         )
+        return self._batches
+
+    def close(self) -> None:
+        """End the processes that load images."""
+        if self._batches:
+            self._batches.close()
 
     def blank_arm(self, arm: str) -> nn.Module:
         """Return an arm whose parameters will be replaced: nothing is fetched."""

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from cass_tune.errors import Held, HoldLost, Interrupted, StorageError, Terminated
@@ -105,8 +106,9 @@ class OneByOne:
                 known_failure=known,
                 pruning=item.pruning,
             )
-            for row in rows:
-                events.row(digest, row)
+            with closing(rows):
+                for row in rows:
+                    events.row(digest, row)
         except (Held, HoldLost) as error:
             events.left(digest, str(error))
             return False

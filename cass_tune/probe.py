@@ -11,7 +11,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -351,7 +351,7 @@ class _Steps:
             parts = Parts(pretrain=(), labelled=positions, validation=(), test=())
             (arm,) = self._names
             training = Finetuning(trial, arm, arms[arm], pixels.listing, parts, batches, **how)
-        with suppress(_Enough):
+        with closing(batches), suppress(_Enough):
             next(training.run())
         if self._arms.are_on_card:
             _evaluate(arms, trial.data.image_size_px, self._arms.device)

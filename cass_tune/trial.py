@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import Any
 
@@ -64,7 +64,7 @@ def run_trial(
     stop: Stop = PROCESS,
     known_failure: str | None = ANY_FAILURE,
     pruning: Pruning | None = None,
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Run a trial and yield one row per epoch (`cass_tune.training.rows`); everything else goes to the results root.
 
     It goes on from the last checkpoint, if there is one, and yields the rows of finished epochs first, marked as
@@ -137,8 +137,12 @@ def run_trial(
             patiently(folder.set_aside)
         config = {"trial": to_json(trial), "inputs": vars(inputs), "results_version": RESULTS_VERSION}
         patiently(lambda: folder.write_config(config), between)
-        with _recorded(folder, name, options, lease), alerts.listening(), watched(stop, [*_sources(options), *sources]):
-            attempt = attempt_of(lease)
+        with (
+            _recorded(folder, name, options, lease),
+            alerts.listening(),
+            watched(stop, [*_sources(options), *sources]),
+            closing(attempt_of(lease)) as attempt,
+        ):
             try:
                 yield from _pruned(trial_steps(attempt), pruning)
             except Exception as error:
@@ -150,7 +154,8 @@ def _probe_later(folder: TrialFolder, attempt: Callable[[], Attempt]) -> None:
     """Probe a finished trial; that this fails is said in its log, and makes no failed trial of it."""
     with _logging_to(folder.log):
         try:
-            probe_later(attempt())
+            with closing(attempt()) as probed:
+                probe_later(probed)
         except (Interrupted, HoldLost, StorageError):
             raise
         except Exception:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from cass_tune.config import Data
 from cass_tune.data.augmentation import ON_DEVICE, Drawn, Operation, augment, draw
@@ -157,18 +158,18 @@ class _Images(Dataset[Batch]):
     def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
         images = [self._pixels[position] for _, position in keys]
         are_grey = all(image.strides[-1] == 0 for image in images)
-        views: list[np.ndarray] = []
+        views: list[Tensor] = []
         operations: list[list[tuple[Operation, ...]]] = []
         for number, (key, image) in enumerate(zip(keys, images, strict=True)):
             seen = self._seen(image, *key)
             pixels = [each.image if isinstance(each, Drawn) else each for each in seen]
             views = views or [_room(len(keys), each, are_grey) for each in pixels]
             for view, each in zip(views, pixels, strict=True):
-                view[number] = each  # at once, so that its memory is free for the next one
+                view.numpy()[number] = each  # at once, so that its memory is free for the next one
             operations.append([getattr(each, "operations", ()) for each in seen])
         is_drawn = any(map(any, operations))
         return Batch(
-            views=tuple(torch.from_numpy(view).permute(0, 3, 1, 2) for view in views),
+            views=tuple(view.permute(0, 3, 1, 2) for view in views),
             labels=torch.tensor([self._labels[position] for _, position in keys]),
             positions=torch.tensor([position for _, position in keys]),
             operations=tuple(zip(*operations, strict=True)) if is_drawn else (),
@@ -180,16 +181,24 @@ class _Images(Dataset[Batch]):
         return self._views(image, generator(self._seed, f"{self._stream}/augmentation", epoch, position))
 
 
-def _room(count: int, image: np.ndarray, are_grey: bool) -> np.ndarray:
-    """Return memory for images like one of shape (height, width, 3).
+def _room(count: int, image: np.ndarray, are_grey: bool) -> Tensor:
+    """Return room for images like one of shape (height, width, 3).
 
-    It is ordered as theirs is (`torch.channels_last`), or by channel where all of them are grey: what is one piece of
-    memory is copied several times faster.
+    Its memory is ordered as theirs is (`torch.channels_last`), or by channel where all of them are grey: what is one
+    piece of memory is copied several times faster.
     """
     height, width, channels = image.shape
     if are_grey:
-        return np.empty((count, channels, height, width), np.uint8).transpose(0, 2, 3, 1)
-    return np.empty((count, height, width, channels), np.uint8)
+        return _memory((count, channels, height, width)).permute(0, 2, 3, 1)
+    return _memory((count, height, width, channels))
+
+
+def _memory(shape: tuple[int, ...]) -> Tensor:
+    """Return memory; in a process that loads for another one, such as that one can be given without a copy."""
+    if get_worker_info() is None:
+        return torch.from_numpy(np.empty(shape, np.uint8))
+    shared = torch.UntypedStorage._new_shared(math.prod(shape))  # as in torch's own collation (2.15)
+    return torch.empty(0, dtype=torch.uint8).set_(shared, 0, shape)  # type: ignore[call-overload]
 
 
 def _leave_signals_to_the_trial(number: int) -> None:
@@ -222,7 +231,7 @@ class Batches:
         pixels: the resized images.
         seed: the trial's seed.
         stream: names the draws, for example ``"pretrain"`` or ``"finetune/cnn"``.
-        workers: loader processes; 0 loads in this process. The numbers are the same for any.
+        workers: loader processes; 0 loads in this process. The numbers are the same for any. `close` ends them.
         pin_memory: prepare batches for the copy to a GPU.
         views: makes the views of a training image.
     """
@@ -278,6 +287,19 @@ class Batches:
     def _load(self, batches: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         self._order.batches = batches
         yield from self._loader
+
+    def close(self) -> None:
+        """End the loader processes.
+
+        Python does not: when it collects what an error has kept, their queues go before they are told to end; and a
+        request to terminate they leave to the trial.
+        """
+        iterator: Any = self._loader._iterator  # no public call ends them (torch 2.15)
+        self._loader._iterator = None
+        if iterator is not None:
+            iterator._shutdown_workers()
+            for process in iterator._workers:
+                process.kill()  # one that did not end by itself, in some seconds
 
 
 def batch_bounds(count: int, batch_size: int, *, drop_last: bool) -> list[tuple[int, int]]:

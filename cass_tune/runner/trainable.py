@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -108,8 +109,9 @@ def trainable(config: Mapping[str, Any]) -> None:
             known_failure=run.get("failure", ANY_FAILURE),
             pruning=pruning,
         )
-        for row in rows:
-            _report(row)
+        with closing(rows):
+            for row in rows:
+                _report(row)
     except (Held, HoldLost):
         _report(epoch_row(phase=HELD))
         raise

@@ -16,6 +16,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -42,25 +43,27 @@ PIPELINES = ("torchvision-1", "opencv-1")
 CPU = torch.device("cpu")
 
 
-def is_grey_file(path: Path) -> bool:
+def has_mode(mode: str, path: Path) -> bool:
+    """Return whether a file has a mode and its published size."""
     with Image.open(path) as image:
-        return image.mode == "L" and min(image.size) >= 512
+        return image.mode == mode and min(image.size) >= 512
 
 
 def files(data: Path, scratch: Path, count: int) -> dict[str, list[Path]]:
     """Return JPEG files by what they are.
 
-    Brain MRI is there in its published size. Of the skin lesions there are copies of a third of it; brought back to
-    600 x 450, they take as long to open as the published files.
+    Brain MRI is there in its published size: grey files, and grey images in files of three colours. Of the skin lesions
+    there are copies of a third of it; brought back to 600 x 450, they take as long to open as the published files.
     """
-    grey = sorted((data / "brain_mri/Training").rglob("*.jpg"))
+    brain = sorted((data / "brain_mri/Training").rglob("*.jpg"))
     small = sorted((data / "isic2019_ham10000_small/ISIC_2019_Training_Input").glob("*.jpg"))[:count]
     large = [scratch / path.name for path in small]
     for source, target in zip(small, large, strict=True):
         with Image.open(source) as image:
             image.resize((600, 450), Image.Resampling.BICUBIC).save(target, quality=90)
     return {
-        "grey 512 x 512": list(islice(filter(is_grey_file, grey), count)),
+        "grey 512 x 512": list(islice(filter(partial(has_mode, "L"), brain), count)),
+        "grey in RGB 512 x 512": list(islice(filter(partial(has_mode, "RGB"), brain), count)),
         "colour 600 x 450": large,
         "colour 200 x 150": small,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
@@ -75,6 +76,20 @@ def test_same_for_any_number_of_workers(pipeline: str) -> None:
         assert equal(train(alone, epoch), train(helped, epoch))
     assert equal(list(alone.evaluation(TEST)), list(helped.evaluation(TEST)))
     assert equal(train(alone, 3), train(helped, 3))
+
+
+def test_closing_ends_the_loader_processes_and_loading_starts_new_ones() -> None:
+    source = batches(workers=2)
+    first = train(source, 1)
+    before = {process.pid for process in multiprocessing.active_children()}
+    source.close()
+    left = {process.pid for process in multiprocessing.active_children()}
+    assert len(before - left) == 2
+    assert equal(train(source, 1), first)
+    assert len({process.pid for process in multiprocessing.active_children()} - left) == 2
+    source.close()
+    source.close()
+    batches().close()
 
 
 def test_view_and_order_do_not_depend_on_the_batch_size() -> None:
