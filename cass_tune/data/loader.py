@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from cass_tune.config import Data
 from cass_tune.data.augmentation import ON_DEVICE, Drawn, Operation, augment, draw
@@ -188,17 +187,9 @@ def _room(count: int, image: np.ndarray, are_grey: bool) -> Tensor:
     piece of memory is copied several times faster.
     """
     height, width, channels = image.shape
-    if are_grey:
-        return _memory((count, channels, height, width)).permute(0, 2, 3, 1)
-    return _memory((count, height, width, channels))
-
-
-def _memory(shape: tuple[int, ...]) -> Tensor:
-    """Return memory; in a process that loads for another one, such as that one can be given without a copy."""
-    if get_worker_info() is None:
-        return torch.from_numpy(np.empty(shape, np.uint8))
-    shared = torch.UntypedStorage._new_shared(math.prod(shape))  # as in torch's own collation (2.15)
-    return torch.empty(0, dtype=torch.uint8).set_(shared, 0, shape)  # type: ignore[call-overload]
+    if are_grey and image.strides[-1] == 0:
+        return torch.from_numpy(np.empty((count, channels, height, width), np.uint8)).permute(0, 2, 3, 1)
+    return torch.from_numpy(np.empty((count, height, width, channels), np.uint8))
 
 
 def _leave_signals_to_the_trial(number: int) -> None:
