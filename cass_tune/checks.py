@@ -132,7 +132,7 @@ class Checks:
         """Return where trials run: ``cpu`` or ``cuda``."""
         if self.settings.device != "auto":
             return self.settings.device
-        return "cuda" if has_gpu and self.settings.gpus_per_trial != 0 else "cpu"
+        return "cuda" if has_gpu else "cpu"
 
 
 def _distinct_arms(trials: Sequence[Trial]) -> list[tuple[Trial, str]]:

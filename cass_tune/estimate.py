@@ -338,7 +338,7 @@ class Estimator:
         self.sizes = PartSizes(listings)
         self.counts = listings.first.counts()
         """Images by part and class, from which hours follow: near enough for a trial whose test part is another."""
-        self.device = "cpu" if settings.device == "cpu" or settings.gpus_per_trial == 0 else "cuda"
+        self.device = "cpu" if settings.device == "cpu" else "cuda"
         """On which the trials will run, as far as that is known."""
         self.parameters: dict[tuple[str, int, int], int] = {}
         """Of networks that have been built, by timm name, image size and width of the output."""

@@ -53,8 +53,8 @@ class Settings:
     """That of both phases, where they have none of their own (`--pretrain.precision`, `--finetune.precision`); `auto`
     becomes, before anything runs, bf16 or else fp16 where every GPU for the trials has it, and fp32 otherwise."""
     gpus_per_trial: float | Literal["auto"] = "auto"
-    """GPUs of one trial: a fraction of at most 1, or a whole number; auto is 0 on cpu, and on cuda the fraction that
-    does most work per second: 1 until that is measured."""
+    """Which part of a GPU one trial has, at most 1; auto is none on cpu, and on cuda the fraction that does most work
+    per second: 1 until that is measured."""
     cpus_per_trial: int = 1
     """CPUs that Ray sets aside for one trial."""
     threads: int = 1
@@ -115,8 +115,6 @@ class Settings:
         ]
         if not 0 <= self.probe_seconds < math.inf:
             problems.append(f"--probe-seconds must be a finite number of at least 0, but got {self.probe_seconds:g}.")
-        if self.device == "cuda" and self.gpus_per_trial == 0:
-            problems.append("--device cuda needs a GPU or a part of one, but got --gpus-per-trial 0. Use --device cpu.")
         if self.seeds is not None and len(set(self.seeds)) < len(self.seeds):
             problems.append(f"--seeds must differ from one another, but got {_words(self.seeds)}.")
         if self.seeds is not None and (not self.seeds or min(self.seeds) < 0):
@@ -157,11 +155,12 @@ def _probe_problems(probes: Sequence[str]) -> list[str]:
 
 
 def _gpu_problems(gpus: float | str) -> list[str]:
-    if isinstance(gpus, str) or (math.isfinite(gpus) and (LEAST_SHARE <= gpus <= 1 or gpus == int(gpus) >= 0)):
+    if isinstance(gpus, str) or LEAST_SHARE <= gpus <= 1:
         return []
+    why = "A trial uses one GPU or a part of one." if gpus > 1 else "For trials without a GPU give --device cpu."
     return [
-        f"--gpus-per-trial must be a fraction of at least {LEAST_SHARE} and at most 1 (0.25: four trials share a GPU) "
-        f"or a whole number, but got {gpus:g}: Ray cannot give a trial one GPU and a part of another."
+        f"--gpus-per-trial must be auto, or a fraction of at least {LEAST_SHARE} and at most 1 (0.25: four trials "
+        f"share a GPU), but got {gpus:g}. {why}"
     ]
 
 

@@ -45,9 +45,10 @@ def test_two_nodes_share_the_trials_by_fractions_of_a_gpu(
     assert "2 running" in capsys.readouterr().out  # one CPU per node: two trials at once are on two nodes
 
 
-def test_more_of_a_gpu_than_a_node_has(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert small.run("--address", cluster.address, "--gpus-per-trial", "2", "--device", "cpu", results=tmp_path) == 2
-    assert "No machine has --cpus-per-trial 1 and --gpus-per-trial 2" in capsys.readouterr().err
+def test_more_than_a_node_has(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--gpus-per-trial", "1", "--cpus-per-trial", "9", "--device", "cpu"]
+    assert small.run("--address", cluster.address, *asked, results=tmp_path) == 2
+    assert "No machine has --cpus-per-trial 9 and --gpus-per-trial 1" in capsys.readouterr().err
 
 
 def test_the_code_travels_with_the_job(cluster: Any) -> None:

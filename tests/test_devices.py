@@ -164,7 +164,6 @@ def test_the_short_form_is_that_of_both_phases(
         ([H200, T4], [], "fp16"),
         ([], [], "fp32"),
         ([H200], ["--device", "cpu"], "fp32"),
-        ([H200], ["--gpus-per-trial", "0"], "fp32"),
     ],
 )
 def test_auto_is_settled_before_identities_are_computed(
