@@ -118,7 +118,11 @@ def test_the_image_has_what_the_project_needs() -> None:
 
 FAKES = {
     "ray": 'echo "ray $*" >>"$LOG"; case "$*" in *--head*) exec python3 "$LISTEN";; esac; sleep 60',
-    "srun": 'shift; for id in 0 1; do SLURM_NODEID=$id "$@" & done; trap "kill $(jobs -p | xargs)" TERM; wait',
+    "srun": """
+while [[ $1 == --* ]]; do shift; done
+for id in 0 1; do SLURM_NODEID=$id "$@" & done
+trap "kill $(jobs -p | xargs)" TERM
+wait""",
     "scontrol": 'echo "scontrol $*" >>"$LOG"',
     "hostname": "echo 127.0.0.1",
     "python": """

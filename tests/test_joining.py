@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from ray._private import utils
+from ray.exceptions import RaySystemError, RpcError
 
 from cass_tune.errors import UsageError
 from cass_tune.runner import joining
@@ -58,6 +60,31 @@ def test_a_port_that_is_not_rays(port: str, request: pytest.FixtureRequest, monk
     monkeypatch.setattr(joining, "KNOCK_S", 1.0)
     with pytest.raises(UsageError, match="what listens there is not the head of a Ray cluster"):
         joining.join(request.getfixturevalue(port), {})
+
+
+@pytest.mark.parametrize("error", [RpcError("no such method", 12), RaySystemError("it is gone"), TimeoutError("late")])
+def test_an_error_of_rays_own_is_said_in_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a server that speaks HTTP/2 and is none of Ray's."""
+
+    def fail(address: str) -> None:
+        raise error
+
+    monkeypatch.setattr(joining, "_knock", fail)
+    with pytest.raises(UsageError, match=r"no Ray cluster can be joined there: .*(no such method|it is gone|late)"):
+        joining.join("10.0.0.1:6379", {})
+
+
+def test_a_cluster_with_other_versions_is_named_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray_version, python_version, *_ = utils.compute_version_info()
+
+    def mismatch(address: str) -> None:
+        utils.check_version_info({"ray_version": "2.59.0", "python_version": python_version}, "10.0.0.2")
+
+    monkeypatch.setattr(joining, "_knock", mismatch)
+    with pytest.raises(UsageError) as found:
+        joining.join("10.0.0.1:6379", {})
+    text = str(found.value)
+    assert "2.59.0" in text and ray_version in text and "Install the same versions" in text and "\n" not in text
 
 
 JOIN = """

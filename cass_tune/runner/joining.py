@@ -15,7 +15,7 @@ from ray._private.authentication.authentication_token_setup import (
     ensure_token_if_auth_enabled,
     maybe_enable_token_auth_if_token_available,
 )
-from ray.exceptions import AuthenticationError, RaySystemError
+from ray.exceptions import AuthenticationError, RayError
 
 from cass_tune.errors import UsageError
 
@@ -23,6 +23,8 @@ _STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_
 """Where the object store is, which every node must know; credentials are each node's own."""
 KNOCK_S = 5.0
 """How long an address may take to answer."""
+_OTHER_VERSIONS = "Version mismatch"
+"""How Ray's text about them begins (2.60)."""
 _SETTINGS = 4
 _EMPTY_SETTINGS = bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _EMPTY_SETTINGS
@@ -50,10 +52,15 @@ def join(address: str, common: Mapping[str, Any]) -> None:
             "token of the head: RAY_AUTH_MODE=token in the environment, and the file ~/.ray/auth_token or "
             "RAY_AUTH_TOKEN_PATH (docs/cluster.md)."
         ) from error
-    except (OSError, RuntimeError, ValueError, RaySystemError) as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+        if lines and lines[0].startswith(_OTHER_VERSIONS):
+            raise UsageError(
+                f"--address {address}: {' '.join(lines)}. Install the same versions of Python and Ray on all machines, "
+                "or start the study on one that has the cluster's."
+            ) from error
         raise UsageError(
-            f"--address {address}: no Ray cluster can be joined there: {text}. "
+            f"--address {address}: no Ray cluster can be joined there: {(lines or [type(error).__name__])[0]}. "
             "Give `auto` on a node of the cluster, or HOST:PORT as `ray start` printed it, or leave --address out."
         ) from error
 

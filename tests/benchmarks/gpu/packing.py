@@ -56,5 +56,5 @@ def _trial(options: argparse.Namespace, precision: str, barrier: Any, answers: A
         barrier.wait(START_S)
         answers.put(asdict(ours(options, precision, arms, images, seconds=options.seconds)))
     except BaseException as error:  # memory that is not there, most of all
+        answers.put(f"{type(error).__name__}: {str(error)[:200]}")  # before the others say that they wait in vain
         barrier.abort()
-        answers.put(f"{type(error).__name__}: {str(error)[:200]}")
