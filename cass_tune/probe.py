@@ -34,6 +34,7 @@ from cass_tune.training.card_memory import card, is_out_of_memory
 from cass_tune.training.determinism import prepare_torch
 from cass_tune.training.finetune import Finetuning
 from cass_tune.training.models import build_arm
+from cass_tune.training.pieces import Pieces
 from cass_tune.training.pretrain import Pretraining
 
 if TYPE_CHECKING:
@@ -254,6 +255,8 @@ class _Steps:
         checkpointing: bool,
     ) -> None:
         self._readings = readings
+        self._training_bytes = 0
+        """Most memory of the last training, without the evaluation after it."""
         self._checkpointing = checkpointing
         self._trial = trial
         self._phase = phase
@@ -328,7 +331,8 @@ class _Steps:
             if is_out_of_memory(error):
                 self._note(batch_size, None)
             raise
-        self._note(batch_size, (torch.cuda.max_memory_allocated() - others) / 2**30)
+        most = max(self._training_bytes, torch.cuda.max_memory_allocated())
+        self._note(batch_size, (most - others) / 2**30)
 
     def _note(self, batch_size: int, gib: float | None) -> None:
         of = shape(to_json(self._trial), self._phase)
@@ -354,15 +358,16 @@ class _Steps:
         with closing(batches), suppress(_Enough):
             next(training.run())
         if self._arms.are_on_card:
+            self._training_bytes = torch.cuda.max_memory_allocated()
             _evaluate(arms, trial.data.image_size_px, self._arms.device)
 
 
 @torch.inference_mode()
 def _evaluate(arms: nn.ModuleDict, size_px: int, device: torch.device) -> None:
-    """Pass a batch of an evaluation through the networks: what it takes counts as well."""
+    """Pass a batch of an evaluation through the networks: what it takes counts as well, in pieces that fit."""
     images = torch.zeros(EVALUATION_BATCH, 3, size_px, size_px, device=device)
     for arm in arms.values():
-        arm.eval()(images)
+        Pieces(torch.cuda.reset_peak_memory_stats)(arm.eval(), images)
         arm.train()
 
 

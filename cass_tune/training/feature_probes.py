@@ -19,6 +19,7 @@ from cass_tune.data.loader import Batch, normalise
 from cass_tune.training.losses import targets
 from cass_tune.training.metrics import score_metrics
 from cass_tune.training.models import features, normalisation
+from cass_tune.training.pieces import Pieces
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.07
@@ -66,10 +67,10 @@ def extract(model: nn.Module, batches: Iterable[Batch], between: Between = nothi
     """
     device, constants, was_training = next(model.parameters()).device, normalisation(model), model.training
     model.eval()
-    values, labels = [], []
+    values, labels, in_pieces = [], [], Pieces()
     try:
         for batch in batches:
-            found = features(model, normalise(batch.images, device, constants))
+            found = in_pieces(lambda images: features(model, normalise(images, device, constants)), batch.images)
             values.append(found.flatten(1).double().cpu().numpy())
             labels.append(batch.labels.numpy())
             between()

@@ -22,6 +22,7 @@ from cass_tune.training.losses import class_weights, focal_loss
 from cass_tune.training.machine import Utilisation, peak_memory_gib
 from cass_tune.training.metrics import classification_metrics
 from cass_tune.training.models import normalisation, replace_head
+from cass_tune.training.pieces import Pieces
 from cass_tune.training.precision import Precision
 from cass_tune.training.rows import COLUMNS, epoch_row
 from cass_tune.training.state import State, below
@@ -107,6 +108,7 @@ class Finetuning:
         self._checkpointing = checkpointing
         self._normalisation = normalisation(model)
         self.best = Best()
+        self._in_pieces = Pieces()
         self._seed = trial.seed
         self._stepper = self._new_stepper()
         self._step = 0
@@ -260,7 +262,7 @@ class Finetuning:
         outputs, labels = [], []
         for batch in self._batches.evaluation(positions):
             with self._precision.kernels():
-                logits = self._logits(batch.images)
+                logits = self._in_pieces(self._logits, batch.images)
             loss.add(self._loss(logits, batch.labels.to(self._device, non_blocking=True)), len(batch.images))
             outputs.append(logits.cpu())
             labels.append(batch.labels)
