@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cass_tune.config import ARMS, Dino, Trial
 from cass_tune.data.loader import Views
@@ -154,10 +155,9 @@ class DinoMethod(Method):
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
-        share = 1 - self._momentum(progress)
+        average = get_ema_multi_avg_fn(self._momentum(progress))  # few kernels; exactly itself where both are equal
         for student, teacher in ((self.students, self.arms), (self.heads, self.teacher_heads)):
-            for new, mean in zip(student.parameters(), teacher.parameters(), strict=True):
-                mean.lerp_(new, share)  # exactly itself where both are equal
+            average(list(teacher.parameters()), list(student.parameters()), 0)
 
     def _momentum(self, progress: Progress) -> float:
         start, end = self._config.momentum, self._config.momentum_end
