@@ -24,7 +24,7 @@ from cass_tune.events import TrialEvents
 from cass_tune.fitting import Fit, Fitter
 from cass_tune.keeping import Keeping
 from cass_tune.measuring import Measuring
-from cass_tune.memory import Footprints
+from cass_tune.memory import Footprints, Host
 from cass_tune.notices import INTERRUPTED, TERMINATED, Stop, command_source, watched
 from cass_tune.one_by_one import OneByOne
 from cass_tune.options import Settings
@@ -241,7 +241,8 @@ class Execution:
                 self.console.say("Every node that could run a trial is asked whether it sees the same inputs.")
             runner.check_inputs((*run.missing, *run.late), resources)
             share = self.settings.gpus_per_trial
-            fitter = Fitter(Footprints(self.results), share, self.settings.activation_checkpointing)
+            host = Host(cpus=resources["cpu"], threads=self.settings.threads, workers=self.settings.workers)
+            fitter = Fitter(Footprints(self.results), share, self.settings.activation_checkpointing, host)
             cards = runner.cards() if device == "cuda" else {}
             names = runner.kinds_of(cards)
             measuring = Measuring(self.settings, self.console, run, fitter)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from cass_tune.config import Trial, to_json
 from cass_tune.errors import UsageError
-from cass_tune.memory import CONTEXT_GIB, Card, Footprint, Footprints, section_of, shape
+from cass_tune.memory import CONTEXT_GIB, ONE_CORE, Card, Footprint, Footprints, Host, section_of, shape
 from cass_tune.options import option
 from cass_tune.pace import PHASES
 from cass_tune.plan import Wanted
@@ -81,6 +81,17 @@ def best_together(rates: Mapping[int, float], most: int) -> int:
     return best
 
 
+def is_enough(rates: Mapping[int, float], most: int) -> bool:
+    """Return whether more trials on a card need no measurement: the last ones gained too little, or no more fit.
+
+    Args:
+        rates: images per second, of all together, by number of trials.
+        most: that the card has memory for.
+    """
+    last = max(rates, default=0)
+    return last >= most or best_together(rates, most) < last
+
+
 def largest_batch(gib: Mapping[int, float | None], room_gib: float) -> int | None:
     """Return the largest batch that fits, about: by a straight line through what was measured, or None.
 
@@ -107,10 +118,18 @@ class Fitter:
         footprints: the measurements.
         share: of every trial, or ``auto``.
         mode: whether activations are computed again.
+        host: of each trial.
     """
 
-    def __init__(self, footprints: Footprints, share: float | Literal["auto"] = "auto", mode: Mode = "auto") -> None:
+    def __init__(
+        self,
+        footprints: Footprints,
+        share: float | Literal["auto"] = "auto",
+        mode: Mode = "auto",
+        host: Host = ONE_CORE,
+    ) -> None:
         self.footprints = footprints
+        self.host = host
         self._share = share
         self._mode: Mode = mode
 
@@ -230,9 +249,11 @@ class Fitter:
         return most_together(need, total.total_gib) if need is not None and total else 1
 
     def knows_rates(self, trial: Trial, card: str, *, checkpointing: bool) -> bool:
-        """Return whether it was measured how fast trials like this one are together."""
+        """Return whether it was measured how fast trials like this one are together, see `is_enough`."""
         phase = main_phase(trial)
-        return batch_size(trial, phase) in self.footprint(trial, phase, card, checkpointing=checkpointing).rates
+        rates = self.footprint(trial, phase, card, checkpointing=checkpointing).rates(self.host)
+        most = self.most_together(trial, card, checkpointing=checkpointing)
+        return is_enough(rates.get(batch_size(trial, phase), {}), most)
 
     def learn_rates(self, trial: Trial, card: str, rates: Mapping[int, float], *, checkpointing: bool) -> None:
         """Remember how fast trials like this one are together, if anything was measured.
@@ -244,12 +265,13 @@ class Fitter:
         known = self.footprint(trial, phase, card, checkpointing=checkpointing).card
         if known and rates:
             of, batch = shape(to_json(trial), phase), batch_size(trial, phase)
-            self.footprints.add_rates(known, of, batch, rates, checkpointing=checkpointing)
+            self.footprints.add_rates(known, of, batch, rates, host=self.host, checkpointing=checkpointing)
 
     def _together(self, trial: Trial, card: str, *, checkpointing: bool) -> int:
         """Return how many trials like this one share a card; its batch size has the speed of the nearest measured."""
         phase = main_phase(trial)
-        rates, batch = self.footprint(trial, phase, card, checkpointing=checkpointing).rates, batch_size(trial, phase)
+        rates = self.footprint(trial, phase, card, checkpointing=checkpointing).rates(self.host)
+        batch = batch_size(trial, phase)
         if not rates:
             return 1
         nearest = min(rates, key=lambda measured: abs(measured - batch))

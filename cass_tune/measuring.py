@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from cass_tune.config import Trial, to_json
@@ -84,18 +85,16 @@ class Measuring:
 
         if self._settings.gpus_per_trial != "auto" or not self._settings.probe_seconds:
             return
-        common = {name: getattr(self._settings, name) for name in ("threads", "workers")}
         for card, node in nodes.items():
             kinds = _not_tried_together(self._run.missing, self._fitter, card)
             if not kinds:
                 continue
             found = runner.probe_together(
                 list(kinds.values()),
-                cpus=float(self._settings.cpus_per_trial),
                 node=node,
                 limit_s=self._settings.probe_seconds,
                 device="cuda",
-                **common,
+                **asdict(self._fitter.host),
             )
             for one, rates in zip(kinds.values(), found, strict=True):
                 with suppress(StorageError):

@@ -31,6 +31,27 @@ class Card:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Host:
+    """What a trial has of its machine beside the card.
+
+    Args:
+        cpus: that Ray counts for it.
+        threads: CPU threads of one operation.
+        workers: processes that load images.
+    """
+
+    cpus: float = 1.0
+    threads: int = 1
+    workers: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs, {self.threads} threads, {self.workers} workers"
+
+
+ONE_CORE = Host()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What a probe has read of one kind of step.
 
@@ -54,12 +75,17 @@ class Footprint:
     Args:
         card: which one; None: nothing is known.
         gib: memory by images per batch; None: more than there is.
-        rates: images per second, of all together, by images per batch and number of trials on one card.
+        together: images per second of all trials on one card, by `Host` (its text), images per batch and number of
+            trials.
     """
 
     card: Card | None = None
     gib: Mapping[int, float | None] = field(default_factory=dict)
-    rates: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    together: Mapping[str, Mapping[int, Mapping[int, float]]] = field(default_factory=dict)
+
+    def rates(self, host: Host) -> Mapping[int, Mapping[int, float]]:
+        """Return the images per second of trials with a host, by images per batch and number of trials."""
+        return self.together.get(str(host), {})
 
 
 def shape(config: Mapping[str, Any], phase: str) -> Shape:
@@ -114,7 +140,7 @@ class Footprints:
             )
 
     def add_rates(
-        self, card: Card, of: Shape, batch_size: int, rates: Mapping[int, float], *, checkpointing: bool
+        self, card: Card, of: Shape, batch_size: int, rates: Mapping[int, float], *, host: Host, checkpointing: bool
     ) -> None:
         """Remember how fast trials together are.
 
@@ -123,12 +149,15 @@ class Footprints:
             of: shape of the steps.
             batch_size: images per batch.
             rates: images per second, of all together, by number of trials.
+            host: of each.
             checkpointing: whether activations were computed again.
 
         Raises:
             StorageError: as for `add`.
         """
-        self._change(card, of, checkpointing=checkpointing, rates={batch_size: dict(rates)})
+        before = self.of(card.name, of, checkpointing=checkpointing).rates(host)
+        together = {str(host): {**before, batch_size: dict(rates)}}
+        self._change(card, of, checkpointing=checkpointing, together=together)
 
     def _change(
         self,
@@ -137,10 +166,12 @@ class Footprints:
         *,
         checkpointing: bool,
         gib: Mapping[int, float | None] | None = None,
-        rates: Mapping[int, Mapping[int, float]] | None = None,
+        together: Mapping[str, Mapping[int, Mapping[int, float]]] | None = None,
     ) -> None:
         before, key = self.of(card.name, of, checkpointing=checkpointing), _key(card.name, of, checkpointing)
-        after = Footprint(card=card, gib={**before.gib, **(gib or {})}, rates={**before.rates, **(rates or {})})
+        after = Footprint(
+            card=card, gib={**before.gib, **(gib or {})}, together={**before.together, **(together or {})}
+        )
         self._known[key] = after
         self._results.keep_footprint(key, {**asdict(after), "shape": list(of), "checkpointing": checkpointing})
 
@@ -155,5 +186,9 @@ def _footprint(record: Record | None) -> Footprint:
     return Footprint(
         card=Card(**record["card"]),
         gib={int(batch): gib for batch, gib in record["gib"].items()},
-        rates={int(batch): {int(k): rate for k, rate in rates.items()} for batch, rates in record["rates"].items()},
+        together={host: _numbered(by_batch) for host, by_batch in record.get("together", {}).items()},
     )
+
+
+def _numbered(by_batch: Mapping[str, Mapping[str, float]]) -> dict[int, dict[int, float]]:
+    return {int(batch): {int(count): rate for count, rate in rates.items()} for batch, rates in by_batch.items()}

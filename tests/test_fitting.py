@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from cass_tune.fitting import (
     Fit,
     Fitter,
     best_together,
+    is_enough,
     largest_batch,
     most_together,
     numbers_to_try,
     part,
 )
-from cass_tune.memory import CONTEXT_GIB, Card, Footprints, Reading, shape
+from cass_tune.memory import CONTEXT_GIB, Card, Footprints, Host, Reading, shape
 from cass_tune.pace import PHASES
 from cass_tune.plan import Wanted
 from cass_tune.results import Results
@@ -49,7 +51,7 @@ def learn(known: Footprints, readings: Readings, card: Card = CARD, trial: Any =
 
 
 def learn_rates(known: Footprints, rates: Mapping[int, float], batch: int = 64, *, checkpointing: bool = False) -> None:
-    known.add_rates(CARD, shape(to_json(TRIAL), "pretrain"), batch, rates, checkpointing=checkpointing)
+    known.add_rates(CARD, shape(to_json(TRIAL), "pretrain"), batch, rates, host=Host(), checkpointing=checkpointing)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,23 @@ def test_numbers_to_try() -> None:
 )
 def test_more_together_only_while_it_pays(rates: Mapping[int, float], most: int, expected: int) -> None:
     assert best_together(rates, most) == expected
+
+
+@pytest.mark.parametrize(
+    ("rates", "most", "expected"),
+    [
+        ({1: 100.0, 2: 180.0, 4: 181.0}, 8, True),
+        ({1: 100.0, 2: 102.0}, 8, True),
+        ({1: 100.0, 2: 180.0, 3: 250.0}, 3, True),
+        ({1: 100.0, 2: 180.0, 3: 250.0}, 8, False),
+        ({1: 100.0}, 8, False),
+        ({}, 8, False),
+    ],
+)
+def test_a_measurement_is_over_where_more_gain_too_little_or_do_not_fit(
+    rates: Mapping[int, float], most: int, expected: bool
+) -> None:
+    assert is_enough(rates, most) is expected
 
 
 @pytest.mark.parametrize(
@@ -131,6 +150,39 @@ class TestFitter:
         assert Fitter(later)(WANTED, CARD.name) == Fit(0.5, 0.5, False)
         for phase in PHASES:
             assert Fitter(later).is_known(TRIAL, phase, CARD.name)
+
+    def test_speed_together_is_known_once_it_was_measured_to_the_end(self, known: Footprints, tmp_path: Path) -> None:
+        learn(known, FITS)
+        for rates, share in (({1: 100.0}, 1.0), ({1: 100.0, 2: 150.0}, 0.5), ({1: 100.0, 2: 150.0, 3: 151.0}, 0.5)):
+            Fitter(known).learn_rates(TRIAL, CARD.name, rates, checkpointing=False)
+            for fitter in (Fitter(known), Fitter(Footprints(Results(tmp_path)))):
+                assert fitter.knows_rates(TRIAL, CARD.name, checkpointing=False) is (len(rates) == 3)
+                assert fitter(WANTED, CARD.name).share == share
+
+    @pytest.mark.parametrize("host", [Host(cpus=2.0), Host(threads=2), Host(workers=1)], ids=str)
+    def test_speed_together_is_that_of_the_same_cores_threads_and_workers(
+        self, known: Footprints, tmp_path: Path, host: Host
+    ) -> None:
+        learn(known, FITS)
+        learn_rates(known, {1: 100.0, 2: 150.0, 3: 190.0})
+        other = Fitter(known, host=host)
+        assert not other.knows_rates(TRIAL, CARD.name, checkpointing=False) and other(WANTED, CARD.name) == Fit()
+        other.learn_rates(TRIAL, CARD.name, {1: 100.0, 2: 101.0}, checkpointing=False)
+        for fitter, share in (Fitter(known), 0.3333), (other, 1.0):
+            assert fitter.knows_rates(TRIAL, CARD.name, checkpointing=False)
+            assert fitter(WANTED, CARD.name).share == share
+
+    def test_speeds_of_an_earlier_version_are_unknown(self, known: Footprints, tmp_path: Path) -> None:
+        learn(known, FITS)
+        for path in tmp_path.glob("cards/*.json"):
+            record = json.loads(path.read_text())
+            del record["together"]
+            path.write_text(json.dumps({**record, "rates": {"64": {"1": 100.0, "2": 150.0, "3": 190.0}}}))
+        fitter = Fitter(Footprints(Results(tmp_path)))
+        assert not fitter.knows_rates(TRIAL, CARD.name, checkpointing=False)
+        assert fitter.is_known(TRIAL, "pretrain", CARD.name) and fitter(WANTED, CARD.name) == Fit()
+        fitter.learn_rates(TRIAL, CARD.name, {1: 100.0, 2: 101.0}, checkpointing=False)
+        assert Fitter(Footprints(Results(tmp_path))).knows_rates(TRIAL, CARD.name, checkpointing=False)
 
     def test_a_damaged_record_is_no_measurement(self, known: Footprints, tmp_path: Path) -> None:
         learn(known, FITS)

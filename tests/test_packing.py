@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import ray
 from cass_tune import runner
 from cass_tune.config import Trial, to_json
 from cass_tune.durations import Durations
+from cass_tune.fitting import is_enough
 from cass_tune.memory import Card, Reading, section_of, shape
 from cass_tune.pace import kind
 from cass_tune.probe import Measured
@@ -48,6 +51,41 @@ def test_the_driver_names_the_cards(
     assert probing._card_names() == expected
 
 
+@pytest.mark.parametrize(
+    ("cpus", "limit_s", "rates", "expected", "is_over"),
+    [
+        (8, 100.0, {1: 100.0, 2: 190.0, 4: 300.0, 8: 400.0}, [1, 2, 4, 8], True),
+        (8, 100.0, {1: 100.0, 2: 190.0, 4: 191.0}, [1, 2, 4], True),
+        (8, 100.0, {1: 100.0, 2: None}, [1], False),
+        (4, 100.0, {1: 100.0, 2: 190.0, 4: 300.0}, [1, 2, 4], False),
+        (8, 25.0, {1: 100.0, 2: 190.0, 4: 300.0}, [1, 2], False),
+    ],
+    ids=["memory", "gain", "an error", "CPUs", "time"],
+)
+def test_what_was_measured_until_the_end_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+    cpus: int,
+    limit_s: float,
+    rates: Mapping[int, float | None],
+    expected: Sequence[int],
+    is_over: bool,
+) -> None:
+    now = [0.0]
+
+    def rate(probers: Sequence[None], *_: object) -> float | None:
+        now[0] += 10
+        return rates[len(probers)]
+
+    monkeypatch.setattr(probing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "one", "Resources": {"CPU": cpus, "GPU": 1}}])
+    monkeypatch.setattr(probing, "_on_one_card", lambda most, *_: nullcontext([None] * most))
+    monkeypatch.setattr(probing, "_rate", rate)
+    kind = Together(trial=tiny.BASE, phase="pretrain", checkpointing=False, most=8)
+    (found,) = probe_together([kind], cpus=1.0, node="one", limit_s=limit_s)
+    assert list(found) == expected
+    assert is_enough(found, kind.most) is is_over
+
+
 def here() -> str:
     return ray.get_runtime_context().get_node_id()
 
@@ -66,8 +104,6 @@ class TestByRay:
         options: dict[str, Any] = {"device": "cpu", "threads": 1, "workers": 0}
         (rates,) = probe_together([kind], cpus=1.0, node=here(), limit_s=300, **options)
         assert set(rates) in ({1}, {1, 2}) and all(rate > 0 for rate in rates.values())
-        if 2 in rates:
-            assert rates[2] >= 1.05 * rates[1]
         assert ray.available_resources().get("GPU", 0) == 1 or ray.get(_is_free.remote(), timeout=30)
 
     def test_without_time_nothing_is_measured(self) -> None:
@@ -89,12 +125,16 @@ class TestByRay:
             "finetune_cnn": {"16": 3.0},
             "finetune_vit": {"16": 3.0},
         }
-        rates = {record["shape"][0]: record["rates"] for record in records if record["rates"]}
-        together = {"1": 100.0, "2": 190.0}
-        assert rates == {"pretrain": {"8": together}, "finetune_vit": {"16": together}}
+        rates = {record["shape"][0]: record["together"] for record in records if record["together"]}
+        together = {"1": 100.0, "2": 190.0, "4": 191.0}
+        with_a_core = "1 CPUs, 1 threads, 0 workers"
+        assert rates == {
+            "pretrain": {with_a_core: {"8": together}},
+            "finetune_vit": {with_a_core: {"16": together}},
+        }
         assert asked == {"memory": 3, "together": 2}
         assert speeds == [("", 3)], "of the kind of card as Ray names it, which it does not here"
-        assert small.run(*line, "--seeds", "1", "--probe-seconds", "0", results=tmp_path) == 0
+        assert small.run(*line, "--seeds", "1", "--probe-seconds", "300", results=tmp_path) == 0
         assert asked == {"memory": 3, "together": 2}
         assert "NVIDIA Test: 2 trials, 2 at a time on one card" in capsys.readouterr().out
 
@@ -135,7 +175,7 @@ def _on_a_card(monkeypatch: pytest.MonkeyPatch, gib: float | None) -> dict[str, 
 
     def together(kinds: Sequence[Together], **_: object) -> list[dict[int, float]]:
         asked["together"] += len(kinds)
-        return [{1: 100.0, 2: 190.0} for _ in kinds]
+        return [{1: 100.0, 2: 190.0, 4: 191.0} for _ in kinds]
 
     def on_cpu(*, device: str, **given: Any) -> Demand:
         assert device == "cuda"

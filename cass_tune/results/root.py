@@ -67,7 +67,7 @@ class Results:
 
     def footprint(self, key: str) -> Record | None:
         """Return what was measured of one kind of training step on one kind of GPU, or None."""
-        return whole(self._footprint(key), "card", "gib", "rates")
+        return whole(self._footprint(key), "card", "gib")
 
     def keep_footprint(self, key: str, record: Record) -> None:
         """Record what was measured of one kind of training step on one kind of GPU."""

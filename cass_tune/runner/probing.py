@@ -17,7 +17,7 @@ from ray.util import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from cass_tune.config import Trial
-from cass_tune.fitting import LEAST_GAIN, batch_size, numbers_to_try, part
+from cass_tune.fitting import batch_size, best_together, numbers_to_try, part
 from cass_tune.runner.nodes import alive_nodes, answers, name_of
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def probe_together(
         **options: device, threads and workers, as of `cass_tune.probe.step_ends`.
 
     Returns:
-        Of each kind images per second of all together, by number of trials.
+        Of each kind images per second of all together, by number of trials, the first number that gains too little
+        included; it ends before, too, for want of time or CPUs, or by an error (`cass_tune.fitting.is_enough`).
     """
     deadline = time.monotonic() + limit_s
     (there,) = (each for each in ray.nodes() if each["NodeID"] == node)
@@ -155,9 +156,11 @@ def probe_together(
                 if deadline - time.monotonic() < 2 * TOGETHER_S:
                     return found
                 rate = _rate(probers[:count], kind, deadline, options)
-                if rate is None or (rates and rate < LEAST_GAIN * max(rates.values())):
+                if rate is None:
                     break
                 rates[count] = rate
+                if best_together(rates, count) < count:
+                    break
     return found
 
 
@@ -189,14 +192,14 @@ def _have_begun(probers: Sequence[Any], deadline: float) -> bool:
 
 
 def _rate(probers: Sequence[Any], kind: Together, deadline: float, options: Mapping[str, Any]) -> float | None:
-    """Return images per second of all probers together, while all of them are at work, or None: it failed."""
+    """Return images per second of all probers, while they all are at work, or None: it failed, or they never were."""
     asked = [prober.step_ends.remote(kind, {**options, "seconds": TOGETHER_S}) for prober in probers]
     try:
         ends = ray.get(asked, timeout=max(0.0, deadline - time.monotonic()))
     except RayError as error:  # memory that is not enough, too
         logger.debug("%d trials together: %s", len(probers), error)
         return None
-    return batch_size(kind.trial, kind.phase) * steps_per_second(ends)
+    return batch_size(kind.trial, kind.phase) * steps_per_second(ends) or None
 
 
 def steps_per_second(ends: Sequence[Sequence[float]]) -> float:
