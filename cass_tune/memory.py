@@ -29,6 +29,11 @@ class Card:
     name: str
     total_gib: float
 
+    @property
+    def kind(self) -> str:
+        """What tells it from other kinds: cards of one name may have different memory."""
+        return f"{self.name} ({self.total_gib:.0f} GiB)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -93,7 +98,7 @@ class Footprints:
         """Return what is known of steps of one shape.
 
         Args:
-            card: name of a kind of card.
+            card: kind of card (`Card.kind`).
             of: the shape.
             checkpointing: whether activations are computed again.
         """
@@ -139,7 +144,7 @@ class Footprints:
         gib: Mapping[int, float | None] | None = None,
         rates: Mapping[int, Mapping[int, float]] | None = None,
     ) -> None:
-        before, key = self.of(card.name, of, checkpointing=checkpointing), _key(card.name, of, checkpointing)
+        before, key = self.of(card.kind, of, checkpointing=checkpointing), _key(card.kind, of, checkpointing)
         after = Footprint(card=card, gib={**before.gib, **(gib or {})}, rates={**before.rates, **(rates or {})})
         self._known[key] = after
         self._results.keep_footprint(key, {**asdict(after), "shape": list(of), "checkpointing": checkpointing})
