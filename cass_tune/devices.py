@@ -27,7 +27,8 @@ Zen 4)."""
 ASK = """
 import json, torch
 numbers = range(torch.cuda.device_count())
-print(json.dumps([[torch.cuda.get_device_name(n), torch.cuda.get_device_capability(n)] for n in numbers]))
+found = [torch.cuda.get_device_properties(n) for n in numbers]
+print(json.dumps([[each.name, [each.major, each.minor], each.total_memory / 2**30] for each in found]))
 """
 ANSWER_S = 120.0
 
@@ -39,10 +40,12 @@ class Gpu:
     Args:
         name: for example ``NVIDIA H200``.
         capability: CUDA compute capability, for example (9, 0).
+        total_gib: its memory; 0 where nobody asks for it.
     """
 
     name: str
     capability: tuple[int, int]
+    total_gib: float = 0.0
 
     def has(self, precision: str) -> bool:
         """Return whether it has matrix units for a precision; fp32 needs none."""
@@ -73,7 +76,7 @@ def gpus_here() -> tuple[Gpu, ...]:
         raise UsageError(
             f"torch cannot tell which GPUs there are: {' '.join(said)[:200]} Mend that, or give --device cpu."
         ) from error
-    return tuple(sorted({Gpu(name, tuple(capability)) for name, capability in found}))
+    return tuple(sorted({Gpu(name, tuple(capability), gib) for name, capability, gib in found}))
 
 
 def auto(gpus: Sequence[Gpu]) -> str:
@@ -97,7 +100,7 @@ def auto_line(gpus: Sequence[Gpu]) -> str:
 
 
 def _and(gpus: Iterable[Gpu]) -> str:
-    return ", ".join(map(str, gpus))
+    return ", ".join(dict.fromkeys(map(str, gpus)))
 
 
 def check_precisions(trials: Iterable[Trial], gpus: Sequence[Gpu]) -> None:

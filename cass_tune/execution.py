@@ -37,7 +37,7 @@ from cass_tune.run_options import RunOptions
 
 if TYPE_CHECKING:
     from cass_tune.probe import Measured
-    from cass_tune.runner import Demand
+    from cass_tune.runner import Demand, Machine
 
 
 ROUNDS = 10
@@ -210,9 +210,11 @@ class Execution:
         """Run trials one after the other, of those that no other process computes always the first in line."""
         import torch
 
+        from cass_tune.training.card_memory import card
+
         device = self.checks.device(torch.cuda.is_available())
         fitter = Fitter(Footprints(self.results), mode=self.settings.activation_checkpointing)
-        kinds = [torch.cuda.get_device_name()] if device == "cuda" else []
+        kinds = [card().kind] if device == "cuda" else []
         Measuring(self.settings, self.console, run, fitter).alone(device, _probe_here, *kinds)
         self._refuse_too_large(run.missing, fitter, kinds)
         OneByOne(run, self.results, self._options(device), fitter, kinds, self.known_failures)()
@@ -243,15 +245,16 @@ class Execution:
             share = self.settings.gpus_per_trial
             host = Host(cpus=resources["cpu"], threads=self.settings.threads, workers=self.settings.workers)
             fitter = Fitter(Footprints(self.results), share, self.settings.activation_checkpointing, host)
-            cards = runner.cards() if device == "cuda" else {}
-            names = runner.kinds_of(cards)
+            machines = runner.machines() if device == "cuda" else []
+            self.console.say(*runner.mixed_lines(machines))
+            cards = runner.one_of_each(machines)
             measuring = Measuring(self.settings, self.console, run, fitter)
-            for card, node in cards.items() or [(None, None)]:
-                per_image = measuring.alone(device, self._probe(device, resources, node), card)
-                for kind_of_card in (each for each, name in names.items() if name == card):
-                    run.durations.measured(kind_of_card, per_image)
+            for card, machine in cards.items() or [(None, None)]:
+                per_image = measuring.alone(device, self._probe(device, resources, machine), card)
+                if card:
+                    run.durations.measured(card, per_image)
             self._refuse_too_large(run.missing, fitter, list(cards))
-            measuring.together(cards)
+            measuring.together({card: machine.node for card, machine in cards.items() if not machine.is_mixed})
             self._say_shares(run.missing, fitter, list(cards))
             demand = runner.Demand(
                 cpus=resources["cpu"],
@@ -261,7 +264,7 @@ class Execution:
                 device=device,
                 probed={str(item.digest) for item in run.late},
                 alone=fitter.alone,
-                names=names,
+                kinds=runner.kinds_of(machines),
                 is_own_ray=is_own_ray,
             )
             with run.progress.shown():
@@ -273,13 +276,15 @@ class Execution:
             fits = Counter(fitter(item, card) for item in missing if not fitter.refusals([item], [card]))
             self.console.say(*(share_line(card, fit, count) for fit, count in fits.items() if fit != Fit()))
 
-    def _probe(self, device: str, resources: Mapping[str, float], node: str | None) -> Callable[..., Measured]:
+    def _probe(self, device: str, resources: Mapping[str, float], machine: Machine | None) -> Callable[..., Measured]:
         """Return what probes where the trials will run: a task of Ray, or this process on the CPU of this machine."""
         if device == "cpu" and not self.settings.address:
             return _probe_here
         from cass_tune import runner
 
-        return partial(runner.probe_there, resources=resources, node=node)
+        if machine is None:
+            return partial(runner.probe_there, resources=resources)
+        return partial(runner.probe_there, resources=machine.needs(resources), node=machine.node)
 
     def _rounds(self, run: Run, demand: Demand, options: RunOptions) -> None:
         from cass_tune import runner

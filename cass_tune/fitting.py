@@ -42,7 +42,7 @@ class Fit:
 
 
 Fitting = Callable[[Wanted, str], Fit]
-"""Returns the fit of a trial on a kind of device, by torch's name of it (``NVIDIA H200``), or ``cpu``."""
+"""Returns the fit of a trial on a kind of card (`cass_tune.memory.Card.kind`), or on ``cpu``."""
 
 
 def part(trials: int) -> float:
@@ -138,7 +138,7 @@ class Fitter:
 
         Args:
             wanted: the trial.
-            device_kind: torch's name of a card, or ``cpu``.
+            device_kind: kind of card, or ``cpu``.
 
         Raises:
             UsageError: a batch of the trial does not fit there.
@@ -156,7 +156,7 @@ class Fitter:
 
         Args:
             wanted: the trials.
-            cards: torch's names of the kinds that there are.
+            cards: the kinds that there are.
         """
         found: list[str] = []
         for item in wanted:
@@ -188,7 +188,7 @@ class Fitter:
 
         Args:
             trial: the trial.
-            card: torch's name of the kind.
+            card: the kind.
 
         Raises:
             UsageError: it does not fit either way.
@@ -282,7 +282,7 @@ class Fitter:
         assert footprint.card is not None
         name, size = option(f"{section_of(phase)}.batch_size"), batch_size(trial, phase)
         room = footprint.card.total_gib - CONTEXT_GIB
-        where, advice = f"{card} ({footprint.card.total_gib:.0f} GiB)", "a card with more memory"
+        where, advice = card, "a card with more memory"
         if not isinstance(self._share, str) and self._share < 1:
             room = self._room_gib(footprint.card) * (1 + MARGIN)
             where = f"--gpus-per-trial {self._share:g} of {where}"

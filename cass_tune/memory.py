@@ -29,6 +29,11 @@ class Card:
     name: str
     total_gib: float
 
+    @property
+    def kind(self) -> str:
+        """What tells it from other kinds: cards of one name may have different memory."""
+        return f"{self.name} ({self.total_gib:.0f} GiB)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
@@ -119,7 +124,7 @@ class Footprints:
         """Return what is known of steps of one shape.
 
         Args:
-            card: name of a kind of card.
+            card: kind of card (`Card.kind`).
             of: the shape.
             checkpointing: whether activations are computed again.
         """
@@ -155,7 +160,7 @@ class Footprints:
         Raises:
             StorageError: as for `add`.
         """
-        before = self.of(card.name, of, checkpointing=checkpointing).rates(host)
+        before = self.of(card.kind, of, checkpointing=checkpointing).rates(host)
         together = {str(host): {**before, batch_size: dict(rates)}}
         self._change(card, of, checkpointing=checkpointing, together=together)
 
@@ -168,7 +173,7 @@ class Footprints:
         gib: Mapping[int, float | None] | None = None,
         together: Mapping[str, Mapping[int, Mapping[int, float]]] | None = None,
     ) -> None:
-        before, key = self.of(card.name, of, checkpointing=checkpointing), _key(card.name, of, checkpointing)
+        before, key = self.of(card.kind, of, checkpointing=checkpointing), _key(card.kind, of, checkpointing)
         after = Footprint(
             card=card, gib={**before.gib, **(gib or {})}, together={**before.together, **(together or {})}
         )

@@ -45,7 +45,7 @@ def share_line(card: str, fit: Fit, trials: int) -> str:
     """Return how trials are placed on a kind of card.
 
     Args:
-        card: torch's name of the kind.
+        card: the kind.
         fit: of the trials.
         trials: how many.
     """

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,21 +94,21 @@ def _ask_anew() -> Iterator[None]:
 
 def test_torch_is_asked_in_a_process_of_its_own(_ask_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    answers = [["NVIDIA H200", [9, 0]], ["NVIDIA A100", [8, 0]], ["NVIDIA H200", [9, 0]]]
+    answers = [["NVIDIA H200", [9, 0], 140.0], ["NVIDIA A100", [8, 0], 79.5], ["NVIDIA H200", [9, 0], 140.0]]
 
     def run(words: list[str], **options: Any) -> Any:
         asked.extend(words)
         return subprocess.CompletedProcess(words, 0, stdout=json.dumps(answers), stderr="")
 
     monkeypatch.setattr(subprocess, "run", run)
-    assert gpus_here() == (A100, H200) == gpus_here()
+    assert gpus_here() == (replace(A100, total_gib=79.5), replace(H200, total_gib=140.0)) == gpus_here()
     assert asked == [sys.executable, "-c", devices.ASK]
 
 
 def test_the_real_answer_is_torchs_own(_ask_anew: None) -> None:
     numbers = range(torch.cuda.device_count())
-    found = {Gpu(torch.cuda.get_device_name(n), torch.cuda.get_device_capability(n)) for n in numbers}
-    assert set(gpus_here()) == found
+    found = {(torch.cuda.get_device_name(n), torch.cuda.get_device_capability(n)) for n in numbers}
+    assert {(gpu.name, gpu.capability) for gpu in gpus_here()} == found
 
 
 def test_a_torch_that_cannot_tell_is_an_error(_ask_anew: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from cass_tune.config import to_json
 from cass_tune.durations import Durations, Speeds
 from cass_tune.errors import UsageError
 from cass_tune.fitting import Fit
+from cass_tune.placement import Node
 from cass_tune.plan import Wanted
 from cass_tune.runner.placing import Demand
 from tests.fits import given
@@ -139,12 +140,11 @@ class TestDemand:
         assert share(self.demand(), item, "cpu") is None
         assert share(self.demand(0), item, "A") == share(self.demand(0), item, "cpu") == 0
 
-    def test_the_fitting_is_asked_by_torchs_name_of_the_card(self) -> None:
-        fitting = lambda wanted, kind: Fit({"NVIDIA A100-SXM4-40GB": 0.5}.get(kind, 1.0))  # noqa: E731
-        names = {"A100": "NVIDIA A100-SXM4-40GB"}
-        demand = Demand(cpus=1, fitting=fitting, uses_cards=True, device="cuda", names=names)
-        item = paper_grid()[0]
-        assert (share(demand, item, "A100"), share(demand, item, "T4")) == (0.5, 1.0)
+    def test_the_kind_of_card_is_the_machines_own_or_else_that_of_its_label(self) -> None:
+        demand = self.demand(kinds={"a": "A100 (40 GiB)", "b": "A100 (80 GiB)", "A100": "A100 (40 GiB)"})
+        machines = [("a", "A100"), ("b", "A100"), ("new", "A100"), ("other", "T4"), ("none", "cpu")]
+        found = [demand.named(Node(name=name, kind=label, cards=1, cpus=1)).kind for name, label in machines]
+        assert found == ["A100 (40 GiB)", "A100 (80 GiB)", "A100 (40 GiB)", "T4", "cpu"]
 
     def test_what_is_only_probed_needs_no_card(self) -> None:
         item = paper_grid()[0]
@@ -164,9 +164,9 @@ class TestDemand:
                 raise UsageError("it does not fit")
             return Fit()
 
-        names = {"small": "small", "large": "large"}
-        demand = Demand(cpus=1, fitting=fitting, uses_cards=True, device="cuda", names=names)
+        kinds = {"a": "small", "b": "large", "": "small"}
+        demand = Demand(cpus=1, fitting=fitting, uses_cards=True, device="cuda", kinds=kinds)
         item = paper_grid()[0]
         assert (share(demand, item, "small"), share(demand, item, "large")) == (None, 1.0)
-        alone = replace(demand, names={"small": "small"})
+        alone = replace(demand, kinds={"a": "small"})
         assert share(alone, item, "small") == 1.0, "it fits nowhere, and fails there with what to do"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,32 +125,39 @@ class TestFitter:
     """What a trial gets."""
 
     def test_a_whole_card_before_anything_is_measured(self, known: Footprints) -> None:
-        assert Fitter(known)(WANTED, CARD.name) == Fit(1.0, 1.0, False)
+        assert Fitter(known)(WANTED, CARD.kind) == Fit(1.0, 1.0, False)
 
     def test_a_whole_card_before_speed_together_is_measured(self, known: Footprints) -> None:
         learn(known, FITS)
-        assert Fitter(known)(WANTED, CARD.name) == Fit(1.0, 1.0, False)
+        assert Fitter(known)(WANTED, CARD.kind) == Fit(1.0, 1.0, False)
 
     def test_the_part_that_does_most_work_and_has_memory(self, known: Footprints) -> None:
         learn(known, FITS)
         learn_rates(known, {1: 100.0, 2: 150.0, 3: 190.0, 4: 500.0})
-        assert Fitter(known)(WANTED, CARD.name) == Fit(0.3333, 1 / 3, False)
+        assert Fitter(known)(WANTED, CARD.kind) == Fit(0.3333, 1 / 3, False)
 
     def test_a_measurement_of_another_batch_or_card_is_none(self, known: Footprints) -> None:
         learn(known, {("pretrain", 32, False): 3.0, **dict.fromkeys(list(FITS)[1:], 1.0)})
         learn_rates(known, {1: 100.0, 2: 200.0})
         fitter = Fitter(known)
-        assert fitter(WANTED, CARD.name).share == fitter(WANTED, LARGE.name).share == 1.0
-        assert not fitter.is_known(TRIAL, "pretrain", CARD.name)
-        assert fitter.is_known(TRIAL, "finetune_cnn", CARD.name)
+        assert fitter(WANTED, CARD.kind).share == fitter(WANTED, LARGE.kind).share == 1.0
+        assert not fitter.is_known(TRIAL, "pretrain", CARD.kind)
+        assert fitter.is_known(TRIAL, "finetune_cnn", CARD.kind)
+
+    def test_cards_of_one_name_with_different_memory_are_two_kinds(self, known: Footprints) -> None:
+        larger = replace(CARD, total_gib=30.0)
+        learn(known, {**FITS, ("pretrain", 64, False): None, ("pretrain", 64, True): None})
+        learn(known, FITS, larger)
+        assert Fitter(known).refusals([WANTED], [CARD.kind])
+        assert Fitter(known)(WANTED, larger.kind) == Fit(1.0, 1.0, False)
 
     def test_it_is_remembered(self, known: Footprints, tmp_path: Path) -> None:
         learn(known, FITS)
         learn_rates(known, {1: 100.0, 2: 150.0})
         later = Footprints(Results(tmp_path))
-        assert Fitter(later)(WANTED, CARD.name) == Fit(0.5, 0.5, False)
+        assert Fitter(later)(WANTED, CARD.kind) == Fit(0.5, 0.5, False)
         for phase in PHASES:
-            assert Fitter(later).is_known(TRIAL, phase, CARD.name)
+            assert Fitter(later).is_known(TRIAL, phase, CARD.kind)
 
     def test_speed_together_is_known_once_it_was_measured_to_the_end(self, known: Footprints, tmp_path: Path) -> None:
         learn(known, FITS)
@@ -188,41 +196,41 @@ class TestFitter:
         learn(known, FITS)
         for path in tmp_path.glob("cards/*.json"):
             path.write_text("{")
-        assert Fitter(Footprints(Results(tmp_path)))(WANTED, CARD.name) == Fit()
+        assert Fitter(Footprints(Results(tmp_path)))(WANTED, CARD.kind) == Fit()
 
     def test_checkpointing_where_a_batch_does_not_fit_otherwise(self, known: Footprints) -> None:
         learn(known, {**FITS, ("pretrain", 64, False): None, ("pretrain", 64, True): 9.0})
-        assert Fitter(known)(WANTED, CARD.name) == Fit(1.0, 1.0, True)
-        assert Fitter(known).refusals([WANTED], [CARD.name]) == []
+        assert Fitter(known)(WANTED, CARD.kind) == Fit(1.0, 1.0, True)
+        assert Fitter(known).refusals([WANTED], [CARD.kind]) == []
 
     def test_one_that_does_not_fit_is_refused_with_what_would(self, known: Footprints) -> None:
         learn(known, {**FITS, ("pretrain", 64, False): None, ("pretrain", 64, True): None})
         learn(known, {("pretrain", 2, True): 1.6, ("pretrain", 4, True): 2.2})
         with pytest.raises(UsageError) as caught:
-            Fitter(known)(WANTED, CARD.name)
+            Fitter(known)(WANTED, CARD.kind)
         assert caught.value.problems == (
             "--pretrain.batch-size 64 at 32 px does not fit on NVIDIA T4 (15 GiB) with activation checkpointing. "
             "Give --pretrain.batch-size 40 (about the largest that fits), or a card with more memory.",
         )
-        assert Fitter(known).refusals([WANTED, WANTED], [CARD.name]) == list(caught.value.problems)
-        assert Fitter(known).refusals([WANTED], [CARD.name, LARGE.name]) == [], "it can run on the other kind"
+        assert Fitter(known).refusals([WANTED, WANTED], [CARD.kind]) == list(caught.value.problems)
+        assert Fitter(known).refusals([WANTED], [CARD.kind, LARGE.kind]) == [], "it can run on the other kind"
 
     def test_without_checkpointing_it_is_proposed(self, known: Footprints) -> None:
         learn(known, {**FITS, ("finetune_cnn", 16, False): None})
-        (problem,) = Fitter(known, mode="off").refusals([WANTED], [CARD.name])
+        (problem,) = Fitter(known, mode="off").refusals([WANTED], [CARD.kind])
         assert problem.startswith(
             "--finetune.batch-size 16 at 32 px does not fit on NVIDIA T4 (15 GiB). Give a smaller "
         )
         assert "--activation-checkpointing auto" in problem
 
     def test_a_given_part_is_taken_and_capped(self, known: Footprints) -> None:
-        assert Fitter(known, 0.25)(WANTED, CARD.name) == Fit(0.25, 0.25, False)
-        assert Fitter(known, 2.0)(WANTED, CARD.name) == Fit(2.0, 1.0, False)
+        assert Fitter(known, 0.25)(WANTED, CARD.kind) == Fit(0.25, 0.25, False)
+        assert Fitter(known, 2.0)(WANTED, CARD.kind) == Fit(2.0, 1.0, False)
 
     def test_a_given_part_that_is_too_small_is_checkpointed_or_refused(self, known: Footprints) -> None:
         learn(known, {**FITS, ("pretrain", 64, True): 1.0})
-        assert Fitter(known, 0.2)(WANTED, CARD.name) == Fit(0.2, 0.2, True)
-        (problem,) = Fitter(known, 0.2, "off").refusals([WANTED], [CARD.name])
+        assert Fitter(known, 0.2)(WANTED, CARD.kind) == Fit(0.2, 0.2, True)
+        (problem,) = Fitter(known, 0.2, "off").refusals([WANTED], [CARD.kind])
         assert "does not fit on --gpus-per-trial 0.2 of NVIDIA T4 (15 GiB)." in problem
         assert problem.endswith("or a larger --gpus-per-trial.")
 
@@ -230,7 +238,7 @@ class TestFitter:
         learn(known, {**FITS, ("pretrain", 64, False): None, ("pretrain", 64, True): None})
         alone = tiny.trial({"pretrain.method": "none", "finetune.batch_size": 16})
         item = Wanted(trial=alone, name="control", inputs=None, digest="b" * 64)
-        assert Fitter(known)(item, CARD.name) == Fit()
+        assert Fitter(known)(item, CARD.kind) == Fit()
 
     def test_on_the_cpu_nothing_is_shared(self, known: Footprints) -> None:
         assert Fitter(known)(WANTED, "cpu") == Fit(0.0, 1.0, False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,6 +107,19 @@ class TestTheDriver:
         tune.report(OUT_OF_MEMORY)
         tune.report(FAILED)
         assert not tune.dies()
+
+
+@pytest.mark.parametrize(("memories", "chosen"), [([], []), ([80], []), ([80, 40, 40], [1])])
+def test_of_several_cards_that_with_the_least_memory_is_used(
+    monkeypatch: pytest.MonkeyPatch, memories: list[int], chosen: list[int]
+) -> None:
+    """The calls of torch.cuda are imitated."""
+    found: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(memories))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda n: SimpleNamespace(total_memory=memories[n]))
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    card_memory.use_least_card()
+    assert found == chosen
 
 
 class TestTheCap:

@@ -19,8 +19,8 @@ from cass_tune.fitting import is_enough
 from cass_tune.memory import Card, Reading, section_of, shape
 from cass_tune.pace import kind
 from cass_tune.probe import Measured
-from cass_tune.runner import Demand, probing
-from cass_tune.runner.probing import Together, cards, probe_together, steps_per_second
+from cass_tune.runner import Demand, Machine, machines, probing
+from cass_tune.runner.probing import Together, probe_together, steps_per_second
 from tests import small, tiny
 
 SHORT = ("--pretrain.epochs", "1", "--finetune.epochs", "1")
@@ -31,24 +31,6 @@ def test_steps_per_second_counts_while_all_are_at_work() -> None:
     assert steps_per_second([[0.0, 1.0, 2.0, 3.0]]) == 1.0
     assert steps_per_second([[0.0, 1.0, 2.0, 3.0, 4.0], [1.0, 1.5, 2.0, 2.5, 3.0]]) == (2 + 4) / 2
     assert steps_per_second([[0.0, 1.0], [2.0, 3.0]]) == 0.0
-
-
-@pytest.mark.parametrize(
-    ("script", "expected"),
-    [
-        ("echo 'NVIDIA H200'; echo 'NVIDIA H200'; echo 'NVIDIA T4'", ["NVIDIA H200", "NVIDIA H200", "NVIDIA T4"]),
-        ("echo 'no devices were found'; exit 6", []),
-        (None, []),
-    ],
-)
-def test_the_driver_names_the_cards(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, expected: list[str]
-) -> None:
-    if script:
-        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin" if script else str(tmp_path))
-    assert probing._card_names() == expected
 
 
 @pytest.mark.parametrize(
@@ -96,7 +78,7 @@ class TestByRay:
     """Two CPUs, and one GPU that is only counted."""
 
     def test_a_machine_without_a_driver_names_no_card(self) -> None:
-        assert cards() == {}
+        assert machines() == []
 
     def test_trials_together_are_measured_as_far_as_there_are_cpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(probing, "TOGETHER_S", 2.0)
@@ -118,7 +100,7 @@ class TestByRay:
         asked = _on_a_card(monkeypatch, gib=3.0)
         line = ["--pretrain.learning-rate", "0.001", *SHORT]
         assert small.run(*line, "--probe-seconds", "300", results=tmp_path) == 0
-        assert "NVIDIA Test: 2 trials, 2 at a time on one card" in capsys.readouterr().out
+        assert "NVIDIA Test (16 GiB): 2 trials, 2 at a time on one card" in capsys.readouterr().out
         records = [json.loads(path.read_text()) for path in tmp_path.glob("cards/*.json")]
         assert {record["shape"][0]: record["gib"] for record in records} == {
             "pretrain": {"8": 3.0},
@@ -133,10 +115,10 @@ class TestByRay:
             "finetune_vit": {with_a_core: {"16": together}},
         }
         assert asked == {"memory": 3, "together": 2}
-        assert speeds == [("", 3)], "of the kind of card as Ray names it, which it does not here"
+        assert speeds == [(CARD.kind, 3)]
         assert small.run(*line, "--seeds", "1", "--probe-seconds", "300", results=tmp_path) == 0
-        assert asked == {"memory": 3, "together": 2}
-        assert "NVIDIA Test: 2 trials, 2 at a time on one card" in capsys.readouterr().out
+        assert asked["together"] == 2, "what was measured is remembered"
+        assert "NVIDIA Test (16 GiB): 2 trials, 2 at a time on one card" in capsys.readouterr().out
 
     def test_a_batch_that_does_not_fit_is_refused_before_the_start(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -181,7 +163,8 @@ def _on_a_card(monkeypatch: pytest.MonkeyPatch, gib: float | None) -> dict[str, 
         assert device == "cuda"
         return Demand(device="cpu", **given)
 
-    monkeypatch.setattr(runner, "cards", lambda: {CARD.name: here()})
+    machine = {"name": "here", "label": "", "count": 1.0, "cards": (CARD,)}
+    monkeypatch.setattr(runner, "machines", lambda: [Machine(node=here(), **machine)])
     monkeypatch.setattr(runner, "probe_there", probe_there)
     monkeypatch.setattr(runner, "probe_together", together)
     monkeypatch.setattr(runner, "Demand", on_cpu)

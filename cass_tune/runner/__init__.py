@@ -1,10 +1,9 @@
 """Running trials by Ray Tune; the only package that imports Ray, and nothing imports it before trials run."""
 
-from cass_tune.runner.devices import gpus_of, gpus_of_nodes
+from cass_tune.runner.devices import Machine, gpus_of, gpus_of_nodes, kinds_of, machines, mixed_lines, one_of_each
 from cass_tune.runner.nodes import check_inputs, check_nodes
-from cass_tune.runner.places import kinds_of
 from cass_tune.runner.placing import Demand
-from cass_tune.runner.probing import Together, cards, probe_there, probe_together
+from cass_tune.runner.probing import Together, probe_there, probe_together
 from cass_tune.runner.scheduler import StudyScheduler
 from cass_tune.runner.session import check_resources, cluster_gpus, ray_session
 from cass_tune.runner.trainable import trainable
@@ -12,9 +11,9 @@ from cass_tune.runner.tuner import run_trials
 
 __all__ = [
     "Demand",
+    "Machine",
     "StudyScheduler",
     "Together",
-    "cards",
     "check_inputs",
     "check_nodes",
     "check_resources",
@@ -22,6 +21,9 @@ __all__ = [
     "gpus_of",
     "gpus_of_nodes",
     "kinds_of",
+    "machines",
+    "mixed_lines",
+    "one_of_each",
     "probe_there",
     "probe_together",
     "ray_session",

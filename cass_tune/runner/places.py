@@ -34,16 +34,6 @@ def nodes() -> list[Node]:
     return [_node(node) for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
 
 
-def kinds_of(cards: Mapping[str, str]) -> dict[str, str]:
-    """Return torch's name of a kind of card by Ray's.
-
-    Args:
-        cards: a machine that has one, by torch's name.
-    """
-    kinds = {node.name: node.kind for node in nodes()}
-    return {kinds[node]: card for card, node in cards.items() if node in kinds}
-
-
 def is_alive(name: str) -> bool:
     """Return whether a machine is there, be it for a short time only."""
     return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == name)
@@ -55,12 +45,17 @@ def _draining() -> set[str]:
     return set(state.get_draining_nodes())
 
 
-def _node(found: dict[str, Any]) -> Node:
-    resources, labels = found["Resources"], found.get("Labels") or {}
+def label_of(found: Mapping[str, Any]) -> str:
+    """Return what Ray calls the cards of a machine, empty if nothing: ``A100`` with any memory, by the first card."""
+    by_resource = (name.removeprefix(KIND_PREFIX) for name in found["Resources"] if name.startswith(KIND_PREFIX))
+    return (found.get("Labels") or {}).get(KIND_LABEL) or next(by_resource, "")
+
+
+def _node(found: Mapping[str, Any]) -> Node:
+    resources = found["Resources"]
     cards = int(resources.get("GPU", 0))
-    by_resource = (name.removeprefix(KIND_PREFIX) for name in resources if name.startswith(KIND_PREFIX))
-    kind = labels.get(KIND_LABEL) or next(by_resource, "")
-    return Node(name=found["NodeID"], kind=kind if cards else CPU, cards=cards, cpus=resources.get("CPU", 0.0))
+    kind = label_of(found) if cards else CPU
+    return Node(name=found["NodeID"], kind=kind, cards=cards, cpus=resources.get("CPU", 0.0))
 
 
 class PlaceRequest(tune.PlacementGroupFactory):

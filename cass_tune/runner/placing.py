@@ -42,7 +42,7 @@ class Demand:
         device: of trials with a card, ``cuda``, or ``cpu`` where cards are only counted.
         probed: identities of finished trials that are only probed, for which cores alone do, too.
         alone: how a trial is placed that ran out of memory.
-        names: torch's name of a kind of card, by which the fitting knows it, where it is not Ray's.
+        kinds: of card by machine, and by Ray's label for other machines; where neither is known it is the label.
         may_grow: whether machines may be added for trials that wait (`cass_tune.runner.autoscaling`).
         is_own_ray: whether Ray's processes have the environment of this one.
     """
@@ -53,9 +53,13 @@ class Demand:
     device: str
     probed: Collection[str] = ()
     alone: Fit = field(default_factory=Fit)
-    names: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     may_grow: bool = False
     is_own_ray: bool = False
+
+    def named(self, node: Node) -> Node:
+        """Return a machine that Ray describes with the kind of its cards by which the fitting knows them."""
+        return replace(node, kind=self.kinds.get(node.name) or self.kinds.get(node.kind, node.kind))
 
     def fit(self, item: Wanted, kind: str, *, is_alone: bool = False) -> Fit | None:
         """Return how a trial is placed on a kind of machine, or None: not at all.
@@ -71,16 +75,16 @@ class Demand:
             return Fit(share=0.0) if item.digest in self.probed else None
         if is_alone:
             return self.alone
-        fit = self._fit(item, self.names.get(kind, kind))
+        fit = self._fit(item, kind)
         if fit is not None:
             return replace(fit, share=shared(fit.share))
         # one that was suggested meanwhile, and fits on no card, would wait for ever: alone it fails with what to do
-        return None if any(self._fit(item, name) for name in self.names.values()) else self.alone
+        return None if any(self._fit(item, other) for other in self.kinds.values()) else self.alone
 
-    def _fit(self, item: Wanted, name: str) -> Fit | None:
-        """Return how a trial fits on a card by torch's name of it, or None: it has not enough memory."""
+    def _fit(self, item: Wanted, kind: str) -> Fit | None:
+        """Return how a trial fits on a kind of card, or None: it has not enough memory."""
         try:
-            return self.fitting(item, name)
+            return self.fitting(item, kind)
         except UsageError:
             return None
 
@@ -212,7 +216,7 @@ class Placing:
         """Return the machines, without the cards that others have."""
         now = time.monotonic()
         if now - self._looked >= NODES_EVERY_S:
-            self._looked, self._nodes = now, nodes()
+            self._looked, self._nodes = now, [self._demand.named(node) for node in nodes()]
         self._taken = [(until, node) for until, node in self._taken if until > now]
         return [self._less(node, sum(name == node.name for _, name in self._taken)) for node in self._nodes]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from cass_tune.config import Trial
 from cass_tune.fitting import batch_size, best_together, numbers_to_try, part
-from cass_tune.runner.nodes import alive_nodes, answers, name_of
 
 if TYPE_CHECKING:
     from cass_tune.probe import Measured
@@ -33,8 +31,6 @@ END_SHARE = 0.1
 
 TOGETHER_S = 5.0
 """How long trials together are measured."""
-ANSWER_S = 20.0
-"""How long a machine may take to say which GPUs it has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +54,13 @@ class _Prober:
     """Measures in a process of its own, which ends, and gives its memory back."""
 
     def begin(self) -> None:
-        """Bring what the probe needs."""
+        """Bring what the probe needs, and take the card with the least memory of those that it has."""
         if not ray.get_runtime_context().get_accelerator_ids()["GPU"]:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as for trials
         import cass_tune.probe  # noqa: F401
+        from cass_tune.training.card_memory import use_least_card
+
+        use_least_card()
 
     def measure(self, wanted: Sequence[tuple[Trial, str]], options: Mapping[str, Any]) -> Measured:
         from cass_tune.probe import probe
@@ -108,25 +107,6 @@ def probe_there(
         return Measured(problems=[f"{type(error).__name__}: {text}"])
     finally:
         ray.kill(prober)
-
-
-def cards() -> dict[str, str]:
-    """Return for every kind of card, by torch's name of it, a machine that has one (Ray's identity of it).
-
-    Machines that do not say it, because they have no NVIDIA driver or take too long, are left out.
-    """
-    nodes = {name_of(node): node for node in alive_nodes() if node["Resources"].get("GPU")}
-    said = answers(nodes.values(), _card_names, what="its GPUs", within_s=ANSWER_S)
-    return {card: nodes[name]["NodeID"] for name, found in said.items() for card in found}
-
-
-def _card_names() -> list[str]:
-    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_S, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
 def probe_together(

@@ -25,6 +25,13 @@ def card() -> Card:
     return Card(name=properties.name, total_gib=properties.total_memory / 2**30)
 
 
+def use_least_card() -> None:
+    """Let this process use the GPU that has the least memory of those that it sees, if there are any."""
+    numbers = range(torch.cuda.device_count())
+    if len(numbers) > 1:
+        torch.cuda.set_device(min(numbers, key=lambda n: torch.cuda.get_device_properties(n).total_memory))
+
+
 def cap_memory(part: float) -> None:
     """Let this process allocate no more than its part of the GPU, so that a neighbour is not short of memory.
 
