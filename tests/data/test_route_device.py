@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from cass_tune.config import Data
 from cass_tune.data import route_device, route_torchvision
@@ -66,6 +69,34 @@ def test_a_batch_is_its_images_one_by_one() -> None:
     for image, each, found in zip(images, operations, together, strict=True):
         assert np.array_equal(found, on_device([image], [each])[0])
         assert np.abs(found.astype(int) - route_torchvision.apply(image, each)).mean() < 0.3
+
+
+class Copies(TorchFunctionMode):
+    """Notes what is copied from the processor to the device ``meta``, and whether without waiting."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, bool]] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        found = func(*args, **given)
+        is_there = isinstance(args[0], Tensor) and args[0].is_meta if args else False
+        if func in (torch.tensor, Tensor.to) and found.is_meta and not is_there:
+            self.seen.append((func.__name__, given.get("non_blocking", False)))
+        return found
+
+
+def test_draws_reach_the_device_by_one_copy_for_which_nothing_waits() -> None:
+    operations = [draw(generator(0, "x", 1, item), SIZE, SIZE) for item in range(24)]
+    assert {type(each) for drawn in operations for each in drawn} == {Jitter, Perspective, Rotation, Flip}
+    images = torch.empty((24, 3, SIZE, SIZE), dtype=torch.uint8, device="meta")
+    route_device.apply(images, operations)  # constants are copied once
+    with Copies() as copies:
+        route_device.apply(images, operations)
+    assert copies.seen == [("to", True)]
 
 
 def test_the_loader_sends_the_draws_along() -> None:

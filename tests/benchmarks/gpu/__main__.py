@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "ladder": lambda: rungs(options, narrow, found["peak"]),
         "arms": lambda: arms_alone(options, precisions, found["peak"]),
         "evaluation": lambda: evaluation(options, narrow),
-        "synchronisations": lambda: [{"per_step": synchronisations(options, narrow)}],
+        "synchronisations": lambda: synchronisations(options, narrow),
         "packing": lambda: (together(options, narrow, count) for count in options.processes),
         "equality": lambda: compared(options, precisions),
     }

@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from cass_tune.config import ARMS, Trial
+from cass_tune.data.augmentation import ON_DEVICE, Operation, draw
 from cass_tune.data.loader import Batches, normalise
 from cass_tune.probe import _random_pixels
+from cass_tune.randomness import generator
 from cass_tune.training.models import build_arm
 from cass_tune.training.precision import Precision
 from tests import tiny
@@ -152,10 +154,17 @@ def evaluation(options: argparse.Namespace, precision: str) -> Iterator[Row]:
     _free(options)
 
 
-def synchronisations(options: argparse.Namespace, precision: str) -> int | None:
-    """Return how often one step of this package's training waits for the device; None: no GPU, not known."""
+def synchronisations(options: argparse.Namespace, precision: str) -> Iterator[Row]:
+    """Yield how often one step of this package's training waits for the device, by the route of its augmentation."""
+    for pipeline in ("torchvision-1", ON_DEVICE):
+        yield {"pipeline": pipeline, "per_step": _synchronisations(options, precision, pipeline)}
+
+
+def _synchronisations(options: argparse.Namespace, precision: str, pipeline: str) -> int | None:
+    """Return how often a step waits; None: no GPU, not known."""
     if options.device != "cuda":
         return None
+    drawn = tuple(_drawn(options.size, image) if pipeline == ON_DEVICE else () for image in range(min(options.batches)))
     arms, images = prepared(options, min(options.batches))
     ours(options, precision, arms, images, seconds=0.0)
     with warnings.catch_warnings(record=True) as caught:
@@ -167,7 +176,7 @@ def synchronisations(options: argparse.Namespace, precision: str) -> int | None:
                 if number in (1, 2):  # what begins an epoch, and the clock, wait outside
                     torch.cuda.set_sync_debug_mode("warn" if number == 1 else "default")
                     seen.append(len(caught))
-                yield batch
+                yield replace(batch, operations=(drawn,) if any(drawn) else ())
 
         class Counted(Ready):
             def training(self, *_: object, **__: object) -> Any:
@@ -182,6 +191,11 @@ def synchronisations(options: argparse.Namespace, precision: str) -> int | None:
     for item in found:
         logging.getLogger(__name__).warning("a step waits: %s:%s", item.filename, item.lineno)
     return len(found)
+
+
+def _drawn(size: int, image: int) -> tuple[Operation, ...]:
+    """Return operations of every kind for an image, of more than one draw."""
+    return tuple(each for number in range(9) for each in draw(generator(0, "bench", image, number), size, size))
 
 
 def _tried(work: Callable[..., Measured], *args: Any, **named: Any) -> tuple[Measured | None, str]:
