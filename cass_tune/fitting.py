@@ -248,12 +248,19 @@ class Fitter:
         total = self.footprint(trial, main_phase(trial), card, checkpointing=checkpointing).card
         return most_together(need, total.total_gib) if need is not None and total else 1
 
-    def knows_rates(self, trial: Trial, card: str, *, checkpointing: bool) -> bool:
-        """Return whether it was measured how fast trials like this one are together, see `is_enough`."""
+    def knows_rates(self, trial: Trial, card: str, *, checkpointing: bool, places: float = math.inf) -> bool:
+        """Return whether it was measured how fast trials like this one are together, see `is_enough`.
+
+        Args:
+            trial: the trial.
+            card: the kind.
+            checkpointing: whether activations are computed again.
+            places: for which the machine has cores.
+        """
         phase = main_phase(trial)
         rates = self.footprint(trial, phase, card, checkpointing=checkpointing).rates(self.host)
-        most = self.most_together(trial, card, checkpointing=checkpointing)
-        return is_enough(rates.get(batch_size(trial, phase), {}), most)
+        most = min(places, self.most_together(trial, card, checkpointing=checkpointing))
+        return is_enough(rates.get(batch_size(trial, phase), {}), int(most))
 
     def learn_rates(self, trial: Trial, card: str, rates: Mapping[int, float], *, checkpointing: bool) -> None:
         """Remember how fast trials like this one are together, if anything was measured.

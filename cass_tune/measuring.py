@@ -86,7 +86,8 @@ class Measuring:
         if self._settings.gpus_per_trial != "auto" or not self._settings.probe_seconds:
             return
         for card, node in nodes.items():
-            kinds = _not_tried_together(self._run.missing, self._fitter, card)
+            places = runner.places_on_a_card(node, self._fitter.host.cpus)
+            kinds = _not_tried_together(self._run.missing, self._fitter, card, places)
             if not kinds:
                 continue
             found = runner.probe_together(
@@ -111,8 +112,8 @@ def _unknown_memory(missing: Sequence[Wanted], fitter: Fitter, card: str) -> dic
     return found
 
 
-def _not_tried_together(missing: Sequence[Wanted], fitter: Fitter, card: str) -> dict[Kind, Together]:
-    """Return a trial for every kind that may share a card, and whose speed there together is not known."""
+def _not_tried_together(missing: Sequence[Wanted], fitter: Fitter, card: str, places: int) -> dict[Kind, Together]:
+    """Return a trial for every kind that may share a card with cores for some, and whose speed there is not known."""
     from cass_tune.runner import Together
 
     found: dict[Kind, Together] = {}
@@ -120,8 +121,8 @@ def _not_tried_together(missing: Sequence[Wanted], fitter: Fitter, card: str) ->
         if fitter.refusals([item], [card]):
             continue
         checkpointing, phase = fitter.checkpointing(item.trial, card), main_phase(item.trial)
-        most = fitter.most_together(item.trial, card, checkpointing=checkpointing)
-        if most > 1 and not fitter.knows_rates(item.trial, card, checkpointing=checkpointing):
+        most = min(places, fitter.most_together(item.trial, card, checkpointing=checkpointing))
+        if most > 1 and not fitter.knows_rates(item.trial, card, checkpointing=checkpointing, places=places):
             of = Together(trial=item.trial, phase=phase, checkpointing=checkpointing, most=most)
             found.setdefault(kind(to_json(item.trial), phase), of)
     return found

@@ -162,10 +162,20 @@ class TestFitter:
     def test_speed_together_is_known_once_it_was_measured_to_the_end(self, known: Footprints, tmp_path: Path) -> None:
         learn(known, FITS)
         for rates, share in (({1: 100.0}, 1.0), ({1: 100.0, 2: 150.0}, 0.5), ({1: 100.0, 2: 150.0, 3: 151.0}, 0.5)):
-            Fitter(known).learn_rates(TRIAL, CARD.name, rates, checkpointing=False)
+            Fitter(known).learn_rates(TRIAL, CARD.kind, rates, checkpointing=False)
             for fitter in (Fitter(known), Fitter(Footprints(Results(tmp_path)))):
-                assert fitter.knows_rates(TRIAL, CARD.name, checkpointing=False) is (len(rates) == 3)
-                assert fitter(WANTED, CARD.name).share == share
+                assert fitter.knows_rates(TRIAL, CARD.kind, checkpointing=False) is (len(rates) == 3)
+                assert fitter(WANTED, CARD.kind).share == share
+
+    def test_no_more_is_measured_than_there_are_cores_for(self, known: Footprints) -> None:
+        learn(known, FITS)
+        fitter = Fitter(known)
+        fitter.learn_rates(TRIAL, CARD.kind, {1: 100.0, 2: 150.0}, checkpointing=False)
+        assert [fitter.knows_rates(TRIAL, CARD.kind, checkpointing=False, places=n) for n in (1, 2, 3)] == [
+            True,
+            True,
+            False,
+        ]
 
     @pytest.mark.parametrize("host", [Host(cpus=2.0), Host(threads=2), Host(workers=1)], ids=str)
     def test_speed_together_is_that_of_the_same_cores_threads_and_workers(
@@ -174,11 +184,11 @@ class TestFitter:
         learn(known, FITS)
         learn_rates(known, {1: 100.0, 2: 150.0, 3: 190.0})
         other = Fitter(known, host=host)
-        assert not other.knows_rates(TRIAL, CARD.name, checkpointing=False) and other(WANTED, CARD.name) == Fit()
-        other.learn_rates(TRIAL, CARD.name, {1: 100.0, 2: 101.0}, checkpointing=False)
+        assert not other.knows_rates(TRIAL, CARD.kind, checkpointing=False) and other(WANTED, CARD.kind) == Fit()
+        other.learn_rates(TRIAL, CARD.kind, {1: 100.0, 2: 101.0}, checkpointing=False)
         for fitter, share in (Fitter(known), 0.3333), (other, 1.0):
-            assert fitter.knows_rates(TRIAL, CARD.name, checkpointing=False)
-            assert fitter(WANTED, CARD.name).share == share
+            assert fitter.knows_rates(TRIAL, CARD.kind, checkpointing=False)
+            assert fitter(WANTED, CARD.kind).share == share
 
     def test_speeds_of_an_earlier_version_are_unknown(self, known: Footprints, tmp_path: Path) -> None:
         learn(known, FITS)
@@ -187,10 +197,10 @@ class TestFitter:
             del record["together"]
             path.write_text(json.dumps({**record, "rates": {"64": {"1": 100.0, "2": 150.0, "3": 190.0}}}))
         fitter = Fitter(Footprints(Results(tmp_path)))
-        assert not fitter.knows_rates(TRIAL, CARD.name, checkpointing=False)
-        assert fitter.is_known(TRIAL, "pretrain", CARD.name) and fitter(WANTED, CARD.name) == Fit()
-        fitter.learn_rates(TRIAL, CARD.name, {1: 100.0, 2: 101.0}, checkpointing=False)
-        assert Fitter(Footprints(Results(tmp_path))).knows_rates(TRIAL, CARD.name, checkpointing=False)
+        assert not fitter.knows_rates(TRIAL, CARD.kind, checkpointing=False)
+        assert fitter.is_known(TRIAL, "pretrain", CARD.kind) and fitter(WANTED, CARD.kind) == Fit()
+        fitter.learn_rates(TRIAL, CARD.kind, {1: 100.0, 2: 101.0}, checkpointing=False)
+        assert Fitter(Footprints(Results(tmp_path))).knows_rates(TRIAL, CARD.kind, checkpointing=False)
 
     def test_a_damaged_record_is_no_measurement(self, known: Footprints, tmp_path: Path) -> None:
         learn(known, FITS)

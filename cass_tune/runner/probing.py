@@ -109,6 +109,17 @@ def probe_there(
         ray.kill(prober)
 
 
+def places_on_a_card(node: str, cpus: float) -> int:
+    """Return for how many trials on each card a machine has cores, at least 1.
+
+    Args:
+        node: Ray's identity of it.
+        cpus: of each trial.
+    """
+    (there,) = (each["Resources"] for each in ray.nodes() if each["NodeID"] == node)
+    return max(1, int(there.get("CPU", 0) / cpus / max(1.0, there.get("GPU", 1.0))))
+
+
 def probe_together(
     kinds: Sequence[Together], *, cpus: float, node: str, limit_s: float, **options: Any
 ) -> list[dict[int, float]]:
@@ -127,8 +138,7 @@ def probe_together(
     """
     deadline = time.monotonic() + limit_s
     (there,) = (each for each in ray.nodes() if each["NodeID"] == node)
-    places = int(there["Resources"].get("CPU", 0) / cpus / max(1.0, there["Resources"].get("GPU", 1.0)))
-    most = min(max((kind.most for kind in kinds), default=1), max(1, places))
+    most = min(max((kind.most for kind in kinds), default=1), places_on_a_card(node, cpus))
     found: list[dict[int, float]] = [{} for _ in kinds]
     with _on_one_card(most, cpus, there, deadline) as probers:
         for kind, rates in zip(kinds, found, strict=True):
