@@ -30,8 +30,7 @@ class Fit:
     """How a trial is placed on a kind of card.
 
     Args:
-        share: part of one card that it takes: 1/k where k trials share a card, 1, or a whole number of cards above;
-            0 on the CPU.
+        share: part of one card that it takes: 1/k where k trials share a card, at most 1; 0 on the CPU.
         cap: part of the card's memory that its process may take, above 0 and at most 1.
         checkpointing: whether activations are computed again in the backward pass instead of being kept.
     """
@@ -147,7 +146,7 @@ class Fitter:
             return Fit(share=0.0, checkpointing=self._mode == "on")
         checkpointing = self.checkpointing(wanted.trial, device_kind)
         if not isinstance(self._share, str):
-            return Fit(self._share, min(1.0, self._share), checkpointing)
+            return Fit(self._share, self._share, checkpointing)
         count = self._together(wanted.trial, device_kind, checkpointing=checkpointing)
         return Fit(part(count), 1 / count, checkpointing)
 
@@ -175,8 +174,7 @@ class Fitter:
     @property
     def alone(self) -> Fit:
         """How a trial runs again that ran out of memory: with a whole card and as little memory as may be."""
-        share = 1.0 if isinstance(self._share, str) else max(1.0, self._share)
-        return Fit(share, 1.0, self.modes[-1])
+        return Fit(checkpointing=self.modes[-1])
 
     @property
     def modes(self) -> list[bool]:

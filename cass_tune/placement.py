@@ -41,13 +41,13 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What is set aside on a machine as a whole: a card, or several, with cores for the trials in it, or cores alone.
+    """What is set aside on a machine as a whole: a card, with cores for the trials on it, or cores alone.
 
     Args:
         node: name of the machine.
         kind: of the machine's cards.
         number: tells those on one machine apart.
-        gpus: cards, less than 1 where the trials that share one leave a rest.
+        gpus: the card, less than 1 where the trials that share it leave a rest; 0 for cores alone.
         cpus: cores.
     """
 
@@ -59,8 +59,8 @@ class Group:
 
     @property
     def cards(self) -> int:
-        """How many cards nobody else can have."""
-        return math.ceil(self.gpus)
+        """How many cards nobody else can have: one or none."""
+        return int(self.gpus > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,19 +237,19 @@ class Placement(Generic[Job]):
         if share == 0:
             cpus, gpus = self._cpus, 0.0
         else:
-            together = int(1 / share + 1e-9) if share < 1 else 1
+            together = int(1 / share + 1e-9)
             gpus = round(share * together, 4)
-            if node.cards - sum(group.cards for group in groups) < math.ceil(gpus):
+            if node.cards <= sum(group.cards for group in groups):
                 return None
-            trials = self._fair(node, together, node.cards // math.ceil(gpus), groups)
+            trials = self._fair(node, together, groups)
             cpus = min(trials * self._cpus, cores_left // self._cpus * self._cpus)
         if not self._cpus <= cpus <= cores_left:
             return None
         return Group(node=node.name, kind=node.kind, number=number, gpus=gpus, cpus=cpus)
 
-    def _fair(self, node: Node, together: int, most_groups: int, groups: Sequence[Group]) -> int:
+    def _fair(self, node: Node, together: int, groups: Sequence[Group]) -> int:
         """Return for how many trials the next card gets cores, so that all cards of a machine get about as many."""
-        each, more = divmod(min(most_groups * together, int(node.cpus // self._cpus)), most_groups)
+        each, more = divmod(min(node.cards * together, int(node.cpus // self._cpus)), node.cards)
         with_more = sum(group.cpus >= (each + 1) * self._cpus for group in groups)
         return each + (with_more < more)
 

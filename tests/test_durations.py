@@ -153,7 +153,7 @@ class TestDemand:
 
     def test_what_is_tried_again_alone_gets_a_whole_card(self) -> None:
         item = paper_grid()[0]
-        alone = Fit(share=2.0, checkpointing=True)
+        alone = Fit(checkpointing=True)
         demand = self.demand(alone=alone)
         assert demand.fit(item, "A", is_alone=True) == alone
         assert demand.fit(item, "A") == Fit(share=0.25, cap=0.25)

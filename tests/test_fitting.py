@@ -235,7 +235,7 @@ class TestFitter:
 
     def test_a_given_part_is_taken_and_capped(self, known: Footprints) -> None:
         assert Fitter(known, 0.25)(WANTED, CARD.kind) == Fit(0.25, 0.25, False)
-        assert Fitter(known, 2.0)(WANTED, CARD.kind) == Fit(2.0, 1.0, False)
+        assert Fitter(known, 1.0)(WANTED, CARD.kind) == Fit(1.0, 1.0, False)
 
     def test_a_given_part_that_is_too_small_is_checkpointed_or_refused(self, known: Footprints) -> None:
         learn(known, {**FITS, ("pretrain", 64, True): 1.0})

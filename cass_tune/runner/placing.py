@@ -67,7 +67,7 @@ class Demand:
         Args:
             item: the trial.
             kind: of the machine's cards, or `CPU`.
-            is_alone: whether it ran out of memory, and so wants whole cards.
+            is_alone: whether it ran out of memory, and so wants a whole card.
         """
         if not self.uses_cards:
             return replace(self.fitting(item, CPU), share=0.0)
@@ -195,7 +195,7 @@ class Placing:
         self._durations.learn(self._of(trial), place_of(trial).group.kind, row)
 
     def give_a_card(self, item: Wanted) -> None:
-        """Give a trial whole cards from now on, because it ran out of memory."""
+        """Give a trial a whole card from now on, because it ran out of memory."""
         self._alone.add(str(item.digest))
 
     def _fit(self, item: Wanted, kind: str) -> Fit | None:
