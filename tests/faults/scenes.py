@@ -55,7 +55,7 @@ class Scene:
 
     def arguments(self) -> list[str]:
         """Return the options of every driver."""
-        way = ["--local"] if self.local else ["--device", "cpu"]
+        way = ["--local"] if self.local else []
         often = ["--checkpoint-every-minutes", str(INTERVAL_S / 60)]
         return [*way, "--results", self.root, *often, "--preemption-command", f"test -e {self.notice}"]
 
