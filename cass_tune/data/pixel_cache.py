@@ -16,8 +16,10 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -32,8 +34,10 @@ logger = logging.getLogger(__name__)
 CAP_ENV = "CASS_TUNE_CACHE_GIB"
 CAP_GIB = 50.0
 """How much room all cached images of a user may take, unless CASS_TUNE_CACHE_GIB says something else."""
-THREADS = 4
-"""Images that are decoded at a time; Pillow lets other threads run meanwhile."""
+THREADS = min(4, os.cpu_count() or 1)
+"""Images that are decoded at a time; Pillow lets other threads run meanwhile, more than processors cost time."""
+GROUP = 4
+"""Images that a thread makes before another one hears of them, which takes as long as to make a small one."""
 LOCK_POLL_S = 0.2
 STALE_S = 24 * 3600.0
 """Age at which a cache that was never finished is taken for one whose process was killed."""
@@ -129,7 +133,8 @@ class PixelCache:
 
 def is_grey(image: np.ndarray) -> bool:
     """Return whether the three channels of an image, shape (height, width, 3), are equal."""
-    return bool((image[..., 1] == image[..., 0]).all() and (image[..., 2] == image[..., 0]).all())
+    some = image[:: max(1, len(image) // 8)]  # tells of most images in colour what they are
+    return all((each[..., channel] == each[..., 0]).all() for each in (some, image) for channel in (1, 2))
 
 
 @contextlib.contextmanager
@@ -164,9 +169,9 @@ def _write(
         writer = _Writer(temporary, _room(folder.parent, len(images) * size_px**2))
         with writer.open(), ThreadPoolExecutor(THREADS) as pool:
             try:
-                for number, (key, image) in enumerate(_ahead(pool, images)):
-                    writer.add(key, image)
-                    progress(number + 1, len(images))
+                for number, image in enumerate(_ahead(pool, images), 1):
+                    writer.add(image)
+                    progress(number, len(images))
             except BaseException:
                 pool.shutdown(cancel_futures=True)  # the callback may raise, to end a trial
                 raise
@@ -176,17 +181,33 @@ def _write(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, images: Mapping[str, Callable[[], np.ndarray]]
-) -> Iterator[tuple[str, np.ndarray]]:
+@dataclass(frozen=True)
+class _Image:
+    """An image as it is written: uint8, shape (height, width) or, if it is not grey, (height, width, 3)."""
+
+    key: str
+    kind: str
+    pixels: np.ndarray
+    checksum: int
+
+
+def _make(images: Sequence[tuple[str, Callable[[], np.ndarray]]]) -> list[_Image]:
+    return [_as_written(key, make()) for key, make in images]
+
+
+def _as_written(key: str, image: np.ndarray) -> _Image:
+    kind, pixels = ("grey", image[..., 0].copy()) if is_grey(image) else ("rgb", image)
+    return _Image(key, kind, pixels, zlib.crc32(pixels.data))
+
+
+def _ahead(pool: ThreadPoolExecutor, images: Mapping[str, Callable[[], np.ndarray]]) -> Iterator[_Image]:
     """Yield every image in order, some of them made in advance, but no more than memory has room for."""
-    waiting: list[tuple[str, Future[np.ndarray]]] = []
     rest = iter(images.items())
-    waiting += [(key, pool.submit(make)) for key, make in islice(rest, 4 * THREADS)]
+    groups = iter(lambda: list(islice(rest, GROUP)), [])
+    waiting = deque(pool.submit(_make, group) for group in islice(groups, 2 * THREADS))
     while waiting:
-        key, image = waiting.pop(0)
-        yield key, image.result()
-        waiting += [(key, pool.submit(make)) for key, make in islice(rest, 1)]
+        yield from waiting.popleft().result()
+        waiting.extend(pool.submit(_make, group) for group in islice(groups, 1))
 
 
 class _Writer:
@@ -216,15 +237,14 @@ class _Writer:
                 os.fsync(file.fileno())
         (self._folder / "index.json").write_text(json.dumps(self._index))
 
-    def add(self, key: str, image: np.ndarray) -> None:
-        """Write one image, shape (height, width, 3)."""
-        kind, content = ("grey", image[..., 0].tobytes()) if is_grey(image) else ("rgb", image.tobytes())
-        self._left -= len(content)
+    def add(self, image: _Image) -> None:
+        """Write one image."""
+        self._left -= image.pixels.nbytes
         if self._left < 0:
             raise OSError(f"they would take more than the {_cap_gib():g} GiB of {CAP_ENV}")
-        self._files[kind].write(content)
-        self._index[key] = (kind, self._rows[kind], zlib.crc32(content))
-        self._rows[kind] += 1
+        self._files[image.kind].write(image.pixels.data)
+        self._index[image.key] = (image.kind, self._rows[image.kind], image.checksum)
+        self._rows[image.kind] += 1
 
 
 def _cap_gib() -> float:

@@ -38,7 +38,7 @@ def apply(images: Tensor, operations: Sequence[Sequence[Operation]]) -> Tensor:
     places = [torch.tensor([place for place, _ in chosen], dtype=torch.float64) for _, chosen in rounds]
     numbers = [_NUMBERS[kind]([operation for _, operation in chosen], width, height) for kind, chosen in rounds]
     there = _bring([*places, *numbers], images.device)
-    images = images.float()
+    images = images.contiguous().float()  # sums depend on the order in memory
     for (kind, _), place, drawn in zip(rounds, there[: len(rounds)], there[len(rounds) :], strict=True):
         index = place.long()
         images = images.index_copy(0, index, _DO[kind](images[index], drawn))

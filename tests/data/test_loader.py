@@ -176,7 +176,7 @@ def test_batch_bounds(count: int, size: int, drop_last: bool, sizes: list[int]) 
 
 
 @pytest.mark.parametrize("greys", [0, 1, 2])
-def test_memory_of_a_batch_is_that_of_its_images_but_on_the_device_by_channel(greys: int) -> None:
+def test_memory_of_a_batch_is_that_of_its_images_but_normalised_by_channel(greys: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     of_batch = [as_rgb(image[..., 0]) if number < greys else image for number, image in enumerate(images)]
     (batch,) = batches(source=Pixels(LISTING, 8, of_batch)).evaluation([0, 1])
@@ -184,7 +184,15 @@ def test_memory_of_a_batch_is_that_of_its_images_but_on_the_device_by_channel(gr
     assert batch.images.is_contiguous(memory_format=torch.channels_last) == (greys < 2)
     cpu = torch.device("cpu")
     by_arm = normalise_by_arm(batch.images, cpu, {"cnn": IMAGENET})["cnn"]
-    assert all(there.is_contiguous() for there in (*batch.on(cpu), normalise(batch.images, cpu), by_arm))
+    assert all(there.is_contiguous() for there in (normalise(batch.images, cpu), by_arm))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_normalising_a_large_batch_gives_what_each_image_gives(memory_format: torch.memory_format) -> None:
+    drawn = torch.randint(0, 256, (5, 3, 300, 200), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
+    expected = drawn.float().div(255).sub(mean).div(std)
+    assert torch.equal(normalise(drawn.to(memory_format=memory_format), torch.device("cpu")), expected)
 
 
 def test_normalise() -> None:

@@ -93,6 +93,16 @@ def test_grey_is_decided_by_image_and_equal_files_are_kept_once(own_cache: Path)
     assert [found[position].strides[-1] for position in range(5)] == [1, 0, 1, 1, 0]
 
 
+@pytest.mark.parametrize("height", [1, 7, 30])
+def test_one_pixel_in_colour_is_enough(height: int) -> None:
+    image = np.repeat(GREY[:height, :, None], 3, axis=2)
+    assert pixel_cache.is_grey(image)
+    for row in range(height):
+        image[row, 5, row % 2 + 1] ^= 1
+        assert not pixel_cache.is_grey(image)
+        image[row, 5, row % 2 + 1] ^= 1
+
+
 def test_images_are_decoded_once_and_other_labels_need_no_new_cache(own_cache: Path) -> None:
     first = load_pixels(MIXED, SIZE)
     others = tuple(replace(item, label="other", split="test") for item in reversed(MIXED.items))
