@@ -19,7 +19,6 @@ from cass_tune.config import Trial, from_json, to_json
 from cass_tune.errors import UsageError
 
 SECONDS = 10.0
-"""How long steps are taken each way, at least two."""
 LIMIT_S = 3600.0
 
 
@@ -42,7 +41,9 @@ class CompileSpeed:
         return steps * (self.plain_s - self.compiled_s) - self.first_s
 
 
-def measure_apart(trial: Trial, phase: str, *, device: str, threads: int, workers: int) -> CompileSpeed:
+def measure_apart(
+    trial: Trial, phase: str, *, device: str, threads: int, workers: int, seconds: float = SECONDS
+) -> CompileSpeed:
     """Measure in another process.
 
     Args:
@@ -51,11 +52,12 @@ def measure_apart(trial: Trial, phase: str, *, device: str, threads: int, worker
         device: ``cpu`` or ``cuda``.
         threads: CPU threads of one operation.
         workers: processes that load images.
+        seconds: how long steps are taken each way, at least two.
 
     Raises:
         UsageError: torch cannot compile here, or the steps fail.
     """
-    request = {"phase": phase, "device": device, "threads": threads, "workers": workers}
+    request = {"phase": phase, "device": device, "threads": threads, "workers": workers, "seconds": seconds}
     return CompileSpeed(**_asked({"trial": to_json(trial), **request}))
 
 
@@ -99,7 +101,7 @@ def _measured(trial: Trial, phase: str, **how: Any) -> CompileSpeed:
     steps: list[float] = []
     for compiled in (False, True):
         begun = time.time()
-        ends = step_ends(trial, phase, **how, seconds=SECONDS, checkpointing=False, compiled=compiled)
+        ends = step_ends(trial, phase, **how, checkpointing=False, compiled=compiled)
         firsts.append(ends[0] - begun)
         steps.append(median(later - earlier for earlier, later in pairwise(ends)))
     return CompileSpeed(plain_s=steps[0], compiled_s=steps[1], first_s=max(0.0, firsts[1] - firsts[0]))

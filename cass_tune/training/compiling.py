@@ -109,7 +109,6 @@ def _prepare() -> None:
     """Set the compiler up for this process."""
     import torch._dynamo.config as tracing
     import torch._inductor.config as compiling
-
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     if os.environ.get(FOLDER_ENV, default_cache_dir()) == default_cache_dir():  # torch sets it when it is imported

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +21,8 @@ from torch._dynamo.utils import counters
 
 from cass_tune.config import ARMS
 from cass_tune.errors import UsageError
-from cass_tune.training.compiling import blocks, check_compiling, set_compiling
+from cass_tune.training.compiling import FOLDER_ENV, blocks, check_compiling, set_compiling
+from cass_tune.training.determinism import prepare_torch
 from cass_tune.training.finetune import Finetuning
 from cass_tune.training.pretrain import Pretraining
 from tests import runs, tiny
@@ -31,8 +34,8 @@ LISTING = tiny.listing({"train": {"cat": 8, "dog": 7}, "val": {"cat": 2, "dog": 
 COMPILED = {"pretrain.compile": True, "finetune.compile": True}
 
 
-def pretraining(name: str = "cass", **fields: Any) -> Pretraining:
-    return variants.pretraining(name, {**COMPILED, "dino.local_crop_px": 32, **fields})
+def pretraining(name: str = "cass", fields: Mapping[str, Any] | None = None) -> Pretraining:
+    return variants.pretraining(name, {**COMPILED, "dino.local_crops": 0, **(fields or {})})
 
 
 def finetuning(*, compiled: bool = True, checkpointing: bool = False) -> Finetuning:
@@ -51,6 +54,14 @@ def graphs() -> int:
 def finished(training: Pretraining | Finetuning) -> tuple[Mapping[str, Tensor], list[dict[str, Any]]]:
     rows = list(training.run())
     return {name: value.clone() for name, value in training.state().tensors.items()}, numbers(rows)
+
+
+def digest(training: Pretraining | Finetuning) -> str:
+    """Return what stands for all the numbers of a training, which is run."""
+    prepare_torch(torch.device("cpu"), 1)
+    state, rows = finished(training)
+    content = b"".join(state[name].contiguous().numpy().tobytes() for name in sorted(state))
+    return hashlib.sha256(content + json.dumps(rows).encode()).hexdigest()
 
 
 def are_compiled(model: nn.Module) -> set[bool]:
@@ -84,7 +95,7 @@ def test_activations_that_are_computed_again_are_the_same(
 def test_a_compiled_pretraining_differs_by_rounding_alone(
     whole: tuple[Mapping[str, Tensor], list[dict[str, Any]]],
 ) -> None:
-    state, rows = finished(pretraining(**{"pretrain.compile": False}))
+    state, rows = finished(pretraining(fields={"pretrain.compile": False}))
     assert state.keys() == whole[0].keys()
     assert [row["loss"] for row in whole[1]] == pytest.approx([row["loss"] for row in rows], rel=1e-3)
     running = [name for name in state if name.endswith("running_mean")]
@@ -115,15 +126,16 @@ def test_a_finetuning_in_pieces_is_the_same_and_compiles_whole_batches_alone() -
 
 @pytest.mark.parametrize("name", ["supervised", "dino"])
 def test_what_a_method_trains_is_compiled(name: str) -> None:
-    training = pretraining(name)
+    smaller = {"pretrain.batch_size": 4 if name == "dino" else 8}  # of which each student sees two crops at once
+    training = pretraining(name, smaller)
     assert all(are_compiled(training.method.trained(arm)) == {True} for arm in ARMS)
     assert are_compiled(training.arms) == {name == "supervised"}, "the teachers of DINO are copied, not trained"
     rows = list(training.run())
-    plain = list(pretraining(name, **{"pretrain.compile": False}).run())
+    plain = list(pretraining(name, {**smaller, "pretrain.compile": False}).run())
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in plain], rel=1e-3)
 
 
-def test_a_trial_is_the_same_from_memory_from_the_store_and_from_another_process(tmp_path: Path) -> None:
+def test_a_trial_is_the_same_from_memory_and_from_the_store(tmp_path: Path) -> None:
     """What is compiled for the pretraining is not used for what follows."""
     fields = {"data.label_fraction": 0.05, "finetune.epochs": 1, "pretrain.epochs": 1, "pretrain.compile": True}
     trial = tiny.trial(fields)
@@ -133,13 +145,17 @@ def test_a_trial_is_the_same_from_memory_from_the_store_and_from_another_process
     assert all(row["reused"] for row in again.rows if row["phase"] == "pretrain")
     assert again.numbers() == first
 
-    code = f"from tests import runs, tiny; print(runs.run(tiny.trial({fields}), {str(tmp_path / 'other')!r}).numbers())"
+
+SAY = "from tests.training import test_compiling as t; print(t.digest(t.finetuning()))"
+
+
+def test_another_process_that_compiles_anew_computes_the_same(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    environment.pop("TORCHINDUCTOR_CACHE_DIR")
-    environment["CASS_TUNE_CACHE"] = str(tmp_path / "cache")
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip().splitlines()[-1] == str(first)
-    assert list((tmp_path / "cache" / "compiled").iterdir()), "kernels are kept there"
+    environment.pop(FOLDER_ENV, None)
+    environment["CASS_TUNE_CACHE"] = str(tmp_path)
+    done = subprocess.run([sys.executable, "-c", SAY], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == digest(finetuning())
+    assert list((tmp_path / "compiled").iterdir()), "kernels are kept there"
 
 
 # Networks
