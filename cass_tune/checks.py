@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cass_tune.collector import import_spared
+from cass_tune.compile_speed import check_apart
 from cass_tune.config import ARMS, Trial
 from cass_tune.devices import Gpu, check_precisions, gpus_here
 from cass_tune.errors import UsageError
@@ -33,6 +34,7 @@ class Checks:
         """Of the networks that `check` has built, by timm name, image size and width of the output."""
         self.state_bytes: dict[object, int] = {}
         """Of an end of pretraining, where a method keeps more than both networks, by `cass_tune.estimate.kept_with`."""
+        self._compiles = False
         self._blank: dict[object, nn.Module] = {}
         """Networks that `check` has built, without their tensors' content, by `_arm_key`."""
 
@@ -54,6 +56,9 @@ class Checks:
             problems += _problems(self.check_precisions, trials)
         for name in self.settings.log_to:
             problems += _problems(needs, name, "trackers", f"--log-to {name}")
+        self._compiles = any(trial.pretrain.compile or trial.finetune.compile for trial in trials)
+        if self._compiles and not problems and not self.settings.address:
+            problems += _problems(check_apart, self.device(torch.cuda.is_available()))
         if any(trial.data.pipeline == "opencv-1" for trial in trials):
             problems += _problems(needs, "cv2", "opencv", "--data.pipeline opencv-1")
         names_alone = names_alone or bool(problems)
@@ -78,11 +83,14 @@ class Checks:
     def _build(self, trial: Trial, arm: str) -> None:
         from cass_tune.methods import method_class
         from cass_tune.training.activation_checkpointing import check_checkpointing
+        from cass_tune.training.compiling import check_compiling
         from cass_tune.training.models import build_arm
 
         model: nn.Module = build_arm(trial, arm)
         if trial.pretrain.method != "none":
             method_class(trial.pretrain.method).check(trial, arm, model)
+        if self._compiles:
+            check_compiling(model, f"--pretrain.{arm} {getattr(trial.pretrain, arm)}")
         if self.settings.activation_checkpointing == "on":
             check_checkpointing(model, f"--pretrain.{arm} {getattr(trial.pretrain, arm)}")
         key = (getattr(trial.pretrain, arm), trial.data.image_size_px, trial.pretrain.embedding_dim)
@@ -96,8 +104,11 @@ class Checks:
             raise UsageError("--device cuda, but torch sees no GPU on this machine. Give --device cpu, or auto.")
         self.refuse_paper_without_gpu(has_gpu)
 
-    def gpus(self) -> tuple[Gpu, ...]:
+    def gpus(self, asked: str = "--precision auto") -> tuple[Gpu, ...]:
         """Return the kinds of GPU that trials may run on, none where they run on the CPU; a cluster is asked.
+
+        Args:
+            asked: option that needs them.
 
         Raises:
             UsageError: it cannot be found out, or only by asking a cluster, which a dry run does not.
@@ -108,8 +119,8 @@ class Checks:
             return gpus_here()
         if self.settings.dry_run:
             raise UsageError(
-                "--precision auto: a dry run does not ask the cluster at --address which GPUs it has. Give what it "
-                "would become (--precision bf16, for example), or leave --dry-run out."
+                f"{asked}: a dry run does not ask the cluster at --address which GPUs it has. Give what it would "
+                "become (--precision bf16, --compile off), or leave --dry-run out."
             )
         from cass_tune import runner
 

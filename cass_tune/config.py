@@ -85,6 +85,10 @@ class Section:
         allowed = "above 0 and below 1" if below_one else "above 0 and at most 1 (0.1 is 10 %)"
         return "" if fine else f"{flag(type(self), name)} must be {allowed}, but got {value}."
 
+    def _bool(self, name: str) -> str:
+        value = getattr(self, name)
+        return "" if isinstance(value, bool) else f"{flag(type(self), name)} must be True or False, but got {value!r}."
+
     def _one_of(self, name: str, allowed: tuple[str, ...]) -> str:
         value = getattr(self, name)
         return "" if value in allowed else f"{flag(type(self), name)} must be one of {allowed}, but got {value!r}."
@@ -237,6 +241,8 @@ class Pretrain(Section):
     """CASS with a predictor behind each arm and a stopped gradient on the other side (SimSiam, arXiv 2011.10566)."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = _later("fp32")
     """What matrices are multiplied in: `fp32`; `tf32`: with TF32's 10 bits; `bf16`, `fp16`: by torch's autocast."""
+    compile: bool = _later(False)
+    """Whether the networks' blocks are compiled (torch.compile): a long first step, and shorter ones after it."""
 
     def rules(self) -> list[str]:
         """Return one text per rule, empty where it holds."""
@@ -249,7 +255,7 @@ class Pretrain(Section):
             self._fraction("decay_fraction", below_one=True) or self._trunk_rule(),
             "" if self.weight_decay_end is None else self._not_negative("weight_decay_end") or self._end_rule(),
             self._not_negative("variance_weight"),
-            "" if isinstance(self.predictor, bool) else self._not_bool("predictor"),
+            self._bool("predictor"),
             *self._variant_rules(),
         ]
 
@@ -261,9 +267,6 @@ class Pretrain(Section):
         hint = did_you_mean(str(self.method), METHODS)
         what = f"{flag(type(self), 'method')} must be one of {METHODS}, or your own as module:Class"
         return f"{what}, but got {self.method!r}.{hint}"
-
-    def _not_bool(self, name: str) -> str:
-        return f"{flag(type(self), name)} must be True or False, but got {getattr(self, name)!r}."
 
     def _variant_rules(self) -> list[str]:
         """Return what is asked for and not a part of this method; a control has none of it, and is not asked."""
@@ -411,6 +414,8 @@ class Finetune(Section):
     """Validation metric that picks the best epoch, whose weights are tested."""
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = _later("fp32")
     """What matrices are multiplied in, evaluation included: as for `--pretrain.precision`."""
+    compile: bool = _later(False)
+    """Whether the networks' blocks are compiled for the training steps; an evaluation is computed as without."""
     patience: int = _later(0)
     """Epochs without a better `select_by` metric after which the finetuning of an arm stops; 0: it never does."""
     changes: tuple[Change, ...] = field(default=(), metadata={"neutral": (), "option": False})
@@ -487,6 +492,7 @@ def _training_rules(section: Pretrain | Finetune) -> list[str]:
         section._not_negative("weight_decay") or _weight_decay_rule(section),
         section._not_negative("clip_norm"),
         section._one_of("precision", PRECISIONS),
+        section._bool("compile"),
     ]
 
 

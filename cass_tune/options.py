@@ -52,6 +52,9 @@ class Settings:
     precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] | None = None
     """That of both phases, where they have none of their own (`--pretrain.precision`, `--finetune.precision`); `auto`
     becomes, before anything runs, bf16 or else fp16 where every GPU for the trials has it, and fp32 otherwise."""
+    compile: Literal["on", "off", "auto"] | None = None
+    """Whether networks are compiled for the training (torch.compile), where a phase says nothing of its own; `auto` is
+    settled before anything runs, by measuring whether it pays, once for all trials of these networks."""
     gpus_per_trial: float | Literal["auto"] = "auto"
     """Which part of a GPU one trial has, at most 1; auto is none on cpu, and on cuda the fraction that does most work
     per second: 1 until that is measured."""

@@ -11,8 +11,8 @@ from cass_tune.config import ARMS
 
 Record = Mapping[str, Any]
 Kind = tuple[Any, ...]
-"""What the time that an image takes depends on: phase, image size, networks, batch size, precision, and for pretraining
-the method with what it does to an image."""
+"""What the time that an image takes depends on: phase, image size, networks, batch size, precision, whether they are
+compiled, and for pretraining the method with what it does to an image."""
 
 PHASES = ("pretrain", *(f"finetune_{arm}" for arm in ARMS))
 
@@ -107,18 +107,19 @@ def kind(config: Record, phase: str) -> Kind:
     pretrain, loading = config["pretrain"], (config["data"]["image_size_px"], _pipeline(config))
     if phase == "pretrain":
         networks = (pretrain[arm] for arm in ARMS)
-        of_batch = (pretrain["batch_size"], _precision(pretrain))
-        return (phase, *loading, *networks, *of_batch, pretrain["method"], *_of_method(config))
+        return (phase, *loading, *networks, *_of_step(pretrain), pretrain["method"], *_of_method(config))
     arm = phase.removeprefix("finetune_")
-    return (phase, *loading, pretrain[arm], config["finetune"]["batch_size"], _precision(config["finetune"]))
+    return (phase, *loading, pretrain[arm], *_of_step(config["finetune"]))
 
 
 def _pipeline(config: Record) -> str:
     return config["data"].get("pipeline", "torchvision-1")  # the same
 
 
-def _precision(section: Record) -> str:
-    return section.get("precision", "fp32")  # records of before it was a field
+def _of_step(section: Record) -> tuple[Any, ...]:
+    """Return what a step's time depends on; records may be of before a field was one."""
+    compiled = ("compiled",) if section.get("compile") else ()
+    return (section["batch_size"], section.get("precision", "fp32"), *compiled)
 
 
 def _of_method(config: Record) -> tuple[Any, ...]:

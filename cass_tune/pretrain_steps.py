@@ -26,6 +26,7 @@ from cass_tune.methods import method_class
 from cass_tune.patience import patience, patiently
 from cass_tune.results import Record, StageFolder
 from cass_tune.sharing import rows_of
+from cass_tune.training.compiling import set_compiling
 from cass_tune.training.feature_probes import extract, knn_macro_f1
 from cass_tune.training.models import build_arm
 from cass_tune.training.precision import contiguous
@@ -85,6 +86,7 @@ class Pretrained:
     def arm(self, attempt: Attempt, arm: str) -> nn.Module:
         """Return a pretrained network; it is trained in place, so ask for it once."""
         if arm in self.arms:
+            set_compiling(self.arms[arm], enabled=False)
             return contiguous(self.arms[arm])
         model = attempt.blank_arm(arm)
         model.load_state_dict(self.weights[arm])

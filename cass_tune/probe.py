@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cass_tune.config import ARMS, Trial, to_json, with_field
+from cass_tune.config import ARMS, Trial, to_json, with_field, with_fields
 from cass_tune.data.listing import Item, Listing
 from cass_tune.data.loader import EVALUATION_BATCH, Batches, views_of
 from cass_tune.data.pixels import Pixels
@@ -133,7 +133,15 @@ def probe(
 
 
 def step_ends(
-    trial: Trial, phase: str, *, device: str, threads: int, workers: int, seconds: float, checkpointing: bool
+    trial: Trial,
+    phase: str,
+    *,
+    device: str,
+    threads: int,
+    workers: int,
+    seconds: float,
+    checkpointing: bool,
+    compiled: bool = False,
 ) -> list[float]:
     """Take steps of whole batches and return when each of them ended, by the machine's clock.
 
@@ -145,14 +153,15 @@ def step_ends(
         workers: processes that load images.
         seconds: how long, from the end of the first step.
         checkpointing: whether activations are computed again.
+        compiled: whether the networks are compiled, whatever the trial says.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as in `probe`
         prepare_torch(torch.device(device), threads)
         arms = _Arms(torch.device(device))
         try:
-            steps = _Steps(trial, phase, arms, workers, float("inf"), [], checkpointing=checkpointing)
-            return steps.ends(seconds)
+            how = {"checkpointing": checkpointing, "compiled": compiled}
+            return _Steps(trial, phase, arms, workers, float("inf"), [], **how).ends(seconds)
         finally:
             arms.clear()
 
@@ -241,6 +250,7 @@ class _Steps:
         deadline: when to stop, by `time.monotonic`.
         readings: to which those of the GPU's memory are added.
         checkpointing: whether activations are computed again.
+        compiled: whether the networks are compiled; a probe has no time for it, so its steps are a little too long.
     """
 
     def __init__(
@@ -253,7 +263,9 @@ class _Steps:
         readings: list[Reading],
         *,
         checkpointing: bool,
+        compiled: bool = False,
     ) -> None:
+        self._compiled = compiled
         self._readings = readings
         self._training_bytes = 0
         """Most memory of the last training, without the evaluation after it."""
@@ -341,7 +353,8 @@ class _Steps:
 
     def _train(self, batch_size: int, images: int, after_step: Callable[[], None]) -> None:
         """Train for an epoch, which `after_step` ends before."""
-        trial = with_field(self._trial, f"{self._section}.batch_size", batch_size)
+        changed = {f"{self._section}.batch_size": batch_size, f"{self._section}.compile": self._compiled}
+        trial = with_fields(self._trial, changed)
         pixels = _random_pixels(trial.data.image_size_px)
         positions = tuple(number % IMAGES for number in range(images))
         pin_memory = self._arms.are_on_card

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cass_tune import ending
+from cass_tune.compile_choice import CompileChoice, choose
 from cass_tune.config import SECTIONS, Data, Pretrain, Trial, with_field
 from cass_tune.console import Console
 from cass_tune.data.listing import Listing
@@ -139,6 +140,7 @@ class Command:
         """Say what is wanted, run what is missing, report; return the exit code."""
         self.console.say(self._first_line())
         self._settle_precision()
+        self._settle_compiling(lambda: self._trials()[0])
         trials = self._trials()
         unchecked: list[str] = []
         listings: Listings | None = collect(unchecked, self._listings, trials)
@@ -170,6 +172,33 @@ class Command:
             self.console.say(auto_line(gpus))
         if asked:
             self.given = replace(self.given, fields={**self.given.fields, **dict.fromkeys(paths, asked)})
+
+    def _settle_compiling(self, one: Callable[[], Trial]) -> None:
+        """Give each phase what --compile says, unless it has its own or it is varied; say what `auto` has become.
+
+        Args:
+            one: returns a trial, by which `auto` is chosen.
+        """
+        asked = self.settings.compile
+        paths = [p for p in ("pretrain.compile", "finetune.compile") if p not in {*self.given.fields, *self.axes}]
+        if asked == "auto" and paths:
+            choice = self._compile_choice(one())
+            self.console.say(str(choice))
+            asked = "on" if choice.is_on else "off"
+        if asked:
+            self.given = replace(self.given, fields={**self.given.fields, **dict.fromkeys(paths, asked == "on")})
+
+    def _compile_choice(self, trial: Trial) -> CompileChoice:
+        kinds = tuple(gpu.name for gpu in self.execution.checks.gpus("--compile auto"))
+        return choose(
+            self.results,
+            trial,
+            lambda trial: PartSizes(self._listings([trial]))(trial),
+            self.settings,
+            device=self.execution.checks.device(bool(kinds)),
+            kinds=kinds,
+            say=self.console.say,
+        )
 
     def _estimate(
         self, estimator: Estimator, wanted: Sequence[Wanted], missing: Sequence[Wanted], states: Mapping[str, str]

@@ -49,6 +49,7 @@ OF_BOTH: list[tuple[str, Any, str]] = [
     ("weight_decay", 0.05, "must be 0 with --"),
     *(("clip_norm", value, "at least 0") for value in (-1.0, math.nan, math.inf)),
     ("precision", "auto", "'fp32', 'tf32', 'bf16', 'fp16'"),
+    ("compile", "on", "True or False"),
 ]
 """Rules that pretraining and finetuning share."""
 BROKEN: list[tuple[str, Any, str]] = [

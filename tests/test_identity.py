@@ -121,6 +121,7 @@ NOT_OF_A_CONTROL = NOT_HASHED | {
     "pretrain.clip_norm",
     "pretrain.weight_decay_end",
     "pretrain.precision",
+    "pretrain.compile",
     *OF_CASS,
     *(path for path in PATHS if path.startswith("dino.")),
 }

@@ -23,7 +23,7 @@ OPTIONS = """
 --dry-run --status --preset --recipe --seeds --only --results --redo --on-collapse --keep-weights --keep-stages
 --local --address --device --gpus-per-trial --cpus-per-trial --threads --workers
 --checkpoint-every-minutes --max-failures --preemption-command --budget-hours --price --probe-seconds --probes
---probe-every --log-to --precision --activation-checkpointing
+--probe-every --log-to --precision --compile --activation-checkpointing
 --data --data.name --data.root --data.table --data.path-column --data.label-column --data.label-columns
 --data.split-column --data.group-column --data.on-bad-image --data.image-size-px --data.label-fraction
 --data.pretrain-fraction --data.validation-fraction --data.test-fraction --data.split-seed --data.folds --data.fold
@@ -33,11 +33,11 @@ OPTIONS = """
 --pretrain.vit-learning-rate --pretrain.min-learning-rate --pretrain.schedule --pretrain.schedule-t-max-steps
 --pretrain.warmup-epochs --pretrain.decay-fraction --pretrain.optimiser --pretrain.weight-decay
 --pretrain.weight-decay-end --pretrain.clip-norm --pretrain.variance-weight --pretrain.predictor
---pretrain.precision
+--pretrain.precision --pretrain.compile
 --finetune.epochs --finetune.batch-size --finetune.learning-rate --finetune.min-learning-rate
 --finetune.vit-learning-rate --finetune.schedule --finetune.schedule-t-max-steps --finetune.warmup-epochs
 --finetune.optimiser --finetune.weight-decay --finetune.clip-norm --finetune.focal-gamma --finetune.class-weights
---finetune.select-by --finetune.precision --finetune.patience
+--finetune.select-by --finetune.precision --finetune.compile --finetune.patience
 --dino.outputs --dino.local-crops --dino.local-crop-px --dino.momentum --dino.momentum-end --dino.teacher-temperature
 --dino.teacher-temperature-start --dino.teacher-warmup-epochs --dino.student-temperature --dino.centre-momentum
 --dino.frozen-epochs
@@ -131,6 +131,7 @@ def test_a_field_gets_its_type(read: Parse, line: str, path: str, value: Any) ->
         ("--probe-seconds 0", "probe_seconds", 0.0),
         ("--log-to mlflow wandb", "log_to", ("mlflow", "wandb")),
         ("--precision auto", "precision", "auto"),
+        ("--compile auto", "compile", "auto"),
     ],
 )
 def test_a_setting_gets_its_type(read: Parse, line: str, name: str, value: Any) -> None:

@@ -76,6 +76,17 @@ class Results:
     def _footprint(self, key: str) -> AnyPath:
         return self.root / "cards" / f"{key[:ID_DIGITS]}.json"
 
+    def compile_choice(self, key: str) -> Record | None:
+        """Return what was chosen for ``--compile auto``, or None."""
+        return whole(self._compile_choice(key), "is_on", "why")
+
+    def keep_compile_choice(self, key: str, record: Record) -> None:
+        """Record what is chosen for ``--compile auto``."""
+        write_json(self._compile_choice(key), record)
+
+    def _compile_choice(self, key: str) -> AnyPath:
+        return self.root / "cards" / f"compile-{key[:ID_DIGITS]}.json"
+
     def keep_split(self, digest: str, record: Record) -> None:
         """Keep which image is in which part, once for all trials that have the same parts.
 

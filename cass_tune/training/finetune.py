@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from cass_tune.data.loader import Batches, batch_bounds, normalise
 from cass_tune.data.splits import Parts
 from cass_tune.randomness import torch_seed
 from cass_tune.training.activation_checkpointing import set_checkpointing
+from cass_tune.training.compiling import as_written, set_compiling
 from cass_tune.training.loop import MeanLoss, Stepper
 from cass_tune.training.losses import class_weights, focal_loss
 from cass_tune.training.machine import Utilisation, peak_memory_gib
@@ -105,6 +107,7 @@ class Finetuning:
         self._class_weights = torch.tensor(weights, dtype=torch.float32, device=self._device)
         replace_head(model, len(listing.classes), torch_seed(trial.seed, f"finetune head/{arm}"))
         set_checkpointing(model, enabled=checkpointing)
+        set_compiling(model, enabled=config.compile)
         self._checkpointing = checkpointing
         self._normalisation = normalisation(model)
         self.best = Best()
@@ -211,7 +214,7 @@ class Finetuning:
             self._parts.labelled, self._config.batch_size, self.epoch + 1, drop_last=False, start=self._batch
         )
         for batch in batches:
-            with self._precision.kernels():
+            with self._precision.kernels(), self._kernels_of(len(batch.labels)):
                 self._stepper.begin(self._step)
                 labels = batch.labels.to(self._device, non_blocking=True)
                 value = self._loss(self._logits(batch.on(self._device)[0]), labels)
@@ -223,6 +226,11 @@ class Finetuning:
             self._after_step()
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
+
+    def _kernels_of(self, images: int) -> AbstractContextManager[object]:
+        """Return a block for a batch: compiled kernels are made for whole ones alone."""
+        is_whole = images == min(self._config.batch_size, len(self._parts.labelled))
+        return nullcontext() if is_whole else as_written(self.model)
 
     def _validated(self) -> dict[str, Any]:
         """Validate and return the epoch's row."""
@@ -261,7 +269,7 @@ class Finetuning:
         loss = MeanLoss()
         outputs, labels = [], []
         for batch in self._batches.evaluation(positions):
-            with self._precision.kernels():
+            with self._precision.kernels(), as_written(self.model):
                 logits = self._in_pieces(self._logits, batch.images)
             loss.add(self._loss(logits, batch.labels.to(self._device, non_blocking=True)), len(batch.images))
             outputs.append(logits.cpu())

@@ -19,6 +19,7 @@ from cass_tune.methods import Progress, method_class
 from cass_tune.randomness import torch_seed
 from cass_tune.training.activation_checkpointing import set_checkpointing
 from cass_tune.training.collapse import HealthMonitor
+from cass_tune.training.compiling import as_written, set_compiling
 from cass_tune.training.determinism import seed_torch
 from cass_tune.training.loop import MeanLoss, Stepper
 from cass_tune.training.machine import Utilisation, peak_memory_gib
@@ -95,6 +96,8 @@ class Pretraining:
             set_checkpointing(arms[arm], enabled=checkpointing)  # before a method copies them
         seed_torch(torch_seed(trial.seed, "method"), self._device)
         self.method = method_class(config.method)(trial, arms, batches.classes).to(self._device)
+        for arm in ARMS:
+            set_compiling(self.method.trained(arm), enabled=config.compile)  # copies of a compiled network are not
         self._normalisation = {arm: normalisation(arms[arm]) for arm in ARMS}
         epoch_steps = len(batch_bounds(len(positions), config.batch_size, drop_last=True))
         self._steps = None if why_apart(trial) is None else epoch_steps * config.epochs
@@ -212,7 +215,8 @@ class Pretraining:
         seconds = self._seconds + time.perf_counter() - self._started
         loss = self._loss.mean()  # outputs that are not finite cannot be measured
         # the outputs that are measured next belong to the state until then
-        monitored = self._monitor(self.epoch + 1, self.arms) if self._monitor else {}
+        with as_written(self.arms):
+            monitored = self._monitor(self.epoch + 1, self.arms) if self._monitor else {}
         method = self.method
         health = self._health.measure(is_common=method.has_common_outputs, healthy_std=method.healthy_std)
         return epoch_row(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cass_tune.config import ARMS, Trial
+from cass_tune.config import ARMS, Trial, with_field
 from cass_tune.data.augmentation import ON_DEVICE, Operation, draw
 from cass_tune.data.loader import Batches, normalise
 from cass_tune.probe import _random_pixels
@@ -69,11 +69,12 @@ def ours(
     *,
     seconds: float,
     batches: Any = None,
+    compiled: bool = False,
 ) -> Measured:
     """Return how fast this package's pretraining is, with the kernels that a trial has."""
     with as_trials_do(images.device, options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of kernels that have no deterministic form
-        trial = described(options, images.batch, precision)
+        trial = with_field(described(options, images.batch, precision), "pretrain.compile", compiled)
         return measure_training(trial, arms, batches or Ready(images), images, seconds)
 
 
@@ -97,6 +98,9 @@ def rungs(options: argparse.Namespace, narrow: str, peak: Row) -> Iterator[Row]:
         for name in ("fp32", narrow):
             found = _tried(ours, options, name, arms, images, seconds=options.seconds)
             yield row(f"ours, {name}", name, *found)
+        if batch in options.compile_batches:
+            found = _tried(ours, options, narrow, arms, images, seconds=options.seconds, compiled=True)
+            yield row(f"ours, {narrow}, compiled", narrow, *found)
         loader = Batches(
             _random_pixels(options.size),
             seed=0,
