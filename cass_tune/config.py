@@ -26,6 +26,9 @@ METHODS = ("cass", "dino", "supervised", "none")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 """What a phase may compute in (`cass_tune.training.precision`)."""
 
+EVALUATION_BATCH = 64
+"""Images per batch of an evaluation, unless told otherwise."""
+
 PROBES = ("linear", "knn")
 """The probes of an arm's frozen features (`cass_tune.training.feature_probes`)."""
 
@@ -387,6 +390,8 @@ class Finetune(Section):
     """Passes over the labelled images."""
     batch_size: int = 16
     """Images per step."""
+    evaluation_batch_size: int = _later(EVALUATION_BATCH)
+    """Images per batch of an evaluation, divided where the memory is not enough: more is faster on a large GPU."""
     learning_rate: float = 3e-4
     """Highest learning rate, of both arms unless `vit_learning_rate` is given."""
     vit_learning_rate: float | None = _later(None)
@@ -451,6 +456,7 @@ class Finetune(Section):
             self._one_of("class_weights", ("balanced", "none")),
             self._one_of("select_by", ("micro_f1_at_half", "macro_f1")),
             self._at_least("patience", 0),
+            self._at_least("evaluation_batch_size", 1),
         ]
         return problems if any(problems) else self._change_rules()
 

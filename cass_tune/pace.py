@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from cass_tune.config import ARMS
+from cass_tune.config import ARMS, EVALUATION_BATCH
 
 Record = Mapping[str, Any]
 Kind = tuple[Any, ...]
@@ -119,7 +119,9 @@ def _pipeline(config: Record) -> str:
 def _of_step(section: Record) -> tuple[Any, ...]:
     """Return what a step's time depends on; records may be of before a field was one."""
     compiled = ("compiled",) if section.get("compile") else ()
-    return (section["batch_size"], section.get("precision", "fp32"), *compiled)
+    evaluation = section.get("evaluation_batch_size", EVALUATION_BATCH)
+    evaluated = () if evaluation == EVALUATION_BATCH else ("evaluation", evaluation)
+    return (section["batch_size"], section.get("precision", "fp32"), *compiled, *evaluated)
 
 
 def _of_method(config: Record) -> tuple[Any, ...]:

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from cass_tune.config import ARMS, Trial, to_json, with_field, with_fields
+from cass_tune.config import ARMS, EVALUATION_BATCH, Trial, to_json, with_field, with_fields
 from cass_tune.data.listing import Item, Listing
-from cass_tune.data.loader import EVALUATION_BATCH, Batches, views_of
+from cass_tune.data.loader import Batches, views_of
 from cass_tune.data.pixels import Pixels
 from cass_tune.data.splits import Parts
 from cass_tune.fitting import batch_size
@@ -372,13 +372,14 @@ class _Steps:
             next(training.run())
         if self._arms.are_on_card:
             self._training_bytes = torch.cuda.max_memory_allocated()
-            _evaluate(arms, trial.data.image_size_px, self._arms.device)
+            images = trial.finetune.evaluation_batch_size if self._section == "finetune" else EVALUATION_BATCH
+            _evaluate(arms, images, trial.data.image_size_px, self._arms.device)
 
 
 @torch.inference_mode()
-def _evaluate(arms: nn.ModuleDict, size_px: int, device: torch.device) -> None:
+def _evaluate(arms: nn.ModuleDict, batch_size: int, size_px: int, device: torch.device) -> None:
     """Pass a batch of an evaluation through the networks: what it takes counts as well, in pieces that fit."""
-    images = torch.zeros(EVALUATION_BATCH, 3, size_px, size_px, device=device)
+    images = torch.zeros(batch_size, 3, size_px, size_px, device=device)
     for arm in arms.values():
         Pieces(torch.cuda.reset_peak_memory_stats)(arm.eval(), images)
         arm.train()

@@ -92,6 +92,7 @@ BROKEN: list[tuple[str, Any, str]] = [
     ("pretrain.predictor", 1, "True or False"),
     ("finetune.epochs", 0, "at least 1"),
     ("finetune.batch_size", 1, "at least 2"),
+    ("finetune.evaluation_batch_size", 0, "at least 1"),
     *((f"finetune.{name}", value, POSITIVE) for name in RATES for value in (0.0, -1e-3, math.nan, math.inf)),
     *(("finetune.min_learning_rate", value, POSITIVE) for value in (0.0, math.nan)),
     ("finetune.schedule_t_max_steps", 0, "at least 1"),

@@ -253,3 +253,26 @@ class TestFitter:
     def test_on_the_cpu_nothing_is_shared(self, known: Footprints) -> None:
         assert Fitter(known)(WANTED, "cpu") == Fit(0.0, 1.0, False)
         assert Fitter(known, mode="on")(WANTED, "cpu").checkpointing
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "phases"),
+    [
+        ("pretrain.compile", True, ["pretrain"]),
+        ("finetune.compile", True, ["finetune_cnn", "finetune_vit"]),
+        ("finetune.evaluation_batch_size", 256, ["finetune_cnn", "finetune_vit"]),
+        ("finetune.precision", "bf16", ["finetune_cnn", "finetune_vit"]),
+        ("finetune.batch_size", 32, []),
+    ],
+)
+def test_what_changes_the_memory_of_a_step_makes_another_shape(path: str, value: Any, phases: list[str]) -> None:
+    changed = tiny.trial({"pretrain.batch_size": 64, path: value})
+    assert [phase for phase in PHASES if shape(to_json(changed), phase) != shape(to_json(TRIAL), phase)] == phases
+
+
+def test_the_shape_of_records_before_a_field_is_that_of_its_neutral_value() -> None:
+    old = to_json(TRIAL)
+    for section in ("pretrain", "finetune"):
+        for name in ("compile", "precision", "evaluation_batch_size"):
+            old[section].pop(name, None)
+    assert all(shape(old, phase) == shape(to_json(TRIAL), phase) for phase in PHASES)

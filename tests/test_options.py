@@ -38,6 +38,7 @@ OPTIONS = """
 --finetune.vit-learning-rate --finetune.schedule --finetune.schedule-t-max-steps --finetune.warmup-epochs
 --finetune.optimiser --finetune.weight-decay --finetune.clip-norm --finetune.focal-gamma --finetune.class-weights
 --finetune.select-by --finetune.precision --finetune.compile --finetune.patience
+--finetune.evaluation-batch-size
 --dino.outputs --dino.local-crops --dino.local-crop-px --dino.momentum --dino.momentum-end --dino.teacher-temperature
 --dino.teacher-temperature-start --dino.teacher-warmup-epochs --dino.student-temperature --dino.centre-momentum
 --dino.frozen-epochs

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cass_tune.config import Data
+from cass_tune.config import EVALUATION_BATCH, Data
 from cass_tune.data.augmentation import ON_DEVICE, Drawn, Operation, augment, draw
 from cass_tune.data.pixels import Pixels
 from cass_tune.data.task import encode
 from cass_tune.randomness import generator
-
-EVALUATION_BATCH = 64
 
 Views: TypeAlias = Callable[[np.ndarray, np.random.Generator], Sequence[np.ndarray | Drawn]]
 """Returns the views of an image (uint8, shape (height, width, 3)), each of the same type, or each with what is to be
@@ -273,10 +271,15 @@ class Batches:
         bounds = batch_bounds(len(positions), batch_size, drop_last=drop_last)
         return self._load([shuffled[first:end] for first, end in bounds[start:]])
 
-    def evaluation(self, positions: Sequence[int]) -> Iterator[Batch]:
-        """Yield all images once, in order, without augmentation."""
+    def evaluation(self, positions: Sequence[int], batch_size: int = EVALUATION_BATCH) -> Iterator[Batch]:
+        """Yield all images once, in order, without augmentation.
+
+        Args:
+            positions: the images.
+            batch_size: images per batch; the last one may have fewer.
+        """
         keys = [(-1, position) for position in positions]
-        return self._load([keys[i : i + EVALUATION_BATCH] for i in range(0, len(keys), EVALUATION_BATCH)])
+        return self._load([keys[i : i + batch_size] for i in range(0, len(keys), batch_size)])
 
     def _load(self, batches: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         self._order.batches = batches

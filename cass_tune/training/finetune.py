@@ -268,7 +268,7 @@ class Finetuning:
         self.model.eval()
         loss = MeanLoss()
         outputs, labels = [], []
-        for batch in self._batches.evaluation(positions):
+        for batch in self._batches.evaluation(positions, self._config.evaluation_batch_size):
             with self._precision.kernels(), as_written(self.model):
                 logits = self._in_pieces(self._logits, batch.images)
             loss.add(self._loss(logits, batch.labels.to(self._device, non_blocking=True)), len(batch.images))

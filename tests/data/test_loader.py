@@ -141,6 +141,7 @@ def test_evaluation_is_every_image_once_in_order_as_it_is(workers: int) -> None:
     for position, image in views(found).items():
         assert np.array_equal(image.numpy().transpose(1, 2, 0), PIXELS[position])
     assert equal(found, list(source.evaluation(TEST)))
+    assert [len(batch.images) for batch in source.evaluation(TEST, 30)] == [30, 30, 7]
 
 
 def test_labels_are_places_in_the_sorted_class_names() -> None:

@@ -52,8 +52,8 @@ class Watched(Batches):
     def training(self, *args: Any, **kwargs: Any) -> Iterator[Batch]:
         yield from self._watch(super().training(*args, **kwargs), self.trained)
 
-    def evaluation(self, positions: Sequence[int]) -> Iterator[Batch]:
-        yield from self._watch(super().evaluation(positions), self.evaluated)
+    def evaluation(self, positions: Sequence[int], batch_size: int = 64) -> Iterator[Batch]:
+        yield from self._watch(super().evaluation(positions, batch_size), self.evaluated)
 
     @staticmethod
     def _watch(batches: Iterator[Batch], seen: list[list[int]]) -> Iterator[Batch]:
@@ -522,3 +522,11 @@ def test_a_finetuning_with_changes_is_the_same_in_pieces(steps: int) -> None:
 def test_divergence_has_its_own_error() -> None:
     with pytest.raises(DivergedError, match="try a lower learning rate"):
         list(finetuning(fields={"finetune.learning_rate": 1e30}).run())
+
+
+def test_an_evaluation_has_batches_of_the_size_that_is_asked_for() -> None:
+    by_default, by_seven = finetuning("vit"), finetuning("vit", {"finetune.evaluation_batch_size": 7})
+    one, other = (training.evaluate(range(70)).outputs for training in (by_default, by_seven))
+    assert [len(batch) for batch in watched(by_default).evaluated] == [64, 6]
+    assert [len(batch) for batch in watched(by_seven).evaluated] == [7] * 10
+    assert torch.allclose(one, other, atol=1e-5)
