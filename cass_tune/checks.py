@@ -51,7 +51,7 @@ class Checks:
         import_spared("cass_tune.training.models")  # and with it timm
         import torch
 
-        problems = _problems(self._check_device, torch.cuda.is_available())
+        problems = _problems(self.check_device, torch.cuda.is_available())
         if not problems and not self.settings.address:
             problems += _problems(self.check_precisions, trials)
         for name in self.settings.log_to:
@@ -97,7 +97,8 @@ class Checks:
         self.parameters[key] = sum(parameter.numel() for parameter in model.parameters())
         self._blank[_arm_key(trial, arm)] = model.to("meta")
 
-    def _check_device(self, has_gpu: bool) -> None:
+    def check_device(self, has_gpu: bool) -> None:
+        """Raise a UsageError when this machine does not have the device that is asked for; a cluster is not asked."""
         if self.settings.address:
             return
         if self.settings.device == "cuda" and not has_gpu:

@@ -1,27 +1,29 @@
 """What ``--compile auto`` becomes: measured once, before anything runs, and kept with the results.
 
-It is one choice for all trials of the same networks, image size, precision and kinds of device, so that a table is of
-one kind, and stays what it was when a study grows or goes on, because it belongs to the trials' identity.
+It is one choice for all trials of a study, so that a table is of one kind, by one of its trials: it is kept for that
+one's method, networks, image size and precision, and for the kinds of device. Because it belongs to the trials'
+identity, it stays when a study grows or goes on, and depends on neither batch sizes nor epochs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from cass_tune.compile_speed import CompileSpeed, measure_apart
 from cass_tune.config import Trial, to_json
 from cass_tune.console import duration
 from cass_tune.errors import UsageError
-from cass_tune.estimate import Sizes
-from cass_tune.fitting import batch_size, main_phase
 from cass_tune.identity import digest
 from cass_tune.memory import shape
 from cass_tune.options import Settings
 from cass_tune.results import Results
 
-LEAST_GAIN = 0.95
-"""Of a step's time, what it may take with torch.compile at most: less of a gain may be noise."""
+MOST_OF_A_STEP = 0.95
+"""Of a step's time, what it may take with torch.compile: less of a gain may be noise."""
+MOST_STEPS = 1000
+"""After as many steps, which a small study has, the first one must be made up for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,47 +42,48 @@ class CompileChoice:
         return f"compile: {'on' if self.is_on else 'off'}, because {self.why}"
 
 
-def judge(speed: CompileSpeed, steps: int) -> CompileChoice:
-    """Return what a measurement says of a training.
-
-    Args:
-        speed: the measurement.
-        steps: of the training, on which the first step's time is spread.
-    """
+def judge(speed: CompileSpeed) -> CompileChoice:
+    """Return what a measurement says."""
     share = speed.compiled_s / speed.plain_s
     why = f"a training step takes {share:.2f} of its time ({speed.compiled_s:.3g} s for {speed.plain_s:.3g} s)"
-    if share > LEAST_GAIN:
-        return CompileChoice(is_on=False, why=f"{why}; at most {LEAST_GAIN:g} would be worth it")
-    first = f"the first one {duration(speed.first_s)} more"
-    if speed.saved_s(steps) <= 0:
-        return CompileChoice(is_on=False, why=f"{why}, but {first}, which its {steps:,} steps do not make up for")
-    needed = int(speed.first_s / (speed.plain_s - speed.compiled_s)) + 1
-    return CompileChoice(is_on=True, why=f"{why}, and {first}, made up for after {needed:,} of {steps:,} steps")
+    if share > MOST_OF_A_STEP:
+        return CompileChoice(is_on=False, why=f"{why}; at most {MOST_OF_A_STEP:g} would be worth it")
+    first = f"the first one {duration(speed.first_s)} more, made up for after {int(speed.steps_to_pay) + 1:,} steps"
+    if speed.steps_to_pay > MOST_STEPS:
+        return CompileChoice(is_on=False, why=f"{why}, but {first}; at most {MOST_STEPS:,} would be worth it")
+    return CompileChoice(is_on=True, why=f"{why}, and {first}")
 
 
-def steps_of(trial: Trial, sizes: Sizes) -> int:
-    """Return the steps of a trial's main phase (`main_phase`)."""
-    phase = main_phase(trial)
-    images, section = (sizes.pretrain, trial.pretrain) if phase == "pretrain" else (sizes.labelled, trial.finetune)
-    return section.epochs * max(1, images // batch_size(trial, phase))
+def typical(trials: Sequence[Trial], phase: Callable[[Trial], str]) -> Trial:
+    """Return the trial by which is chosen, whatever their order: one with a pretraining, if there is any.
+
+    Args:
+        trials: of the study.
+        phase: returns the phase of a trial that is measured.
+    """
+
+    def rank(trial: Trial) -> tuple[bool, str, int]:
+        return phase(trial) != "pretrain", json.dumps(shape(to_json(trial), phase(trial))), trial.pretrain.batch_size
+
+    return min(trials, key=rank)
 
 
 def choose(
     results: Results,
     trial: Trial,
-    sizes: Callable[[Trial], Sizes],
+    phase: str,
     settings: Settings,
     *,
     device: str,
-    kinds: tuple[str, ...],
+    kinds: Sequence[str],
     say: Callable[[str], object],
 ) -> CompileChoice:
-    """Return what `auto` is for trials like this one: as it was chosen before, or by measuring now.
+    """Return what `auto` is: as it was chosen before, or by measuring now.
 
     Args:
         results: where it is kept.
-        trial: one of them, with its precision.
-        sizes: returns how many images its parts have.
+        trial: by which is chosen (`typical`), with its precision.
+        phase: which is measured.
         settings: of the run.
         device: ``cpu`` or ``cuda``.
         kinds: of GPU that trials may run on, the first of which measures.
@@ -89,8 +92,7 @@ def choose(
     Raises:
         UsageError: nothing was chosen before, and nothing can be measured now.
     """
-    phase = main_phase(trial)
-    key = digest({"devices": kinds or ["cpu"], "shape": list(shape(to_json(trial), phase))})
+    key = digest({"devices": list(kinds) or ["cpu"], "shape": list(shape(to_json(trial), phase))})
     known = results.compile_choice(key)
     if known is not None:
         return CompileChoice(is_on=known["is_on"], why=known["why"])
@@ -100,8 +102,12 @@ def choose(
             f"--compile auto: {what} measured, and nothing was chosen before. Give --compile on or off, or let a "
             "run on one such machine, with the same --results, choose."
         )
+    results.check_writable()
     say("compile: steps are measured without and with torch.compile, which may take some minutes")
-    speed = measure_apart(trial, phase, device=device, threads=settings.threads, workers=settings.workers)
-    chosen = judge(speed, steps_of(trial, sizes(trial)))
-    results.keep_compile_choice(key, {**asdict(chosen), **asdict(speed), "devices": list(kinds or ["cpu"])})
-    return chosen
+    try:
+        speed = measure_apart(trial, phase, device=device, threads=settings.threads, workers=settings.workers)
+    except UsageError as error:
+        return CompileChoice(is_on=False, why=" ".join(error.problems))
+    record = {**asdict(judge(speed)), **asdict(speed), "devices": list(kinds) or ["cpu"]}
+    kept = results.keep_compile_choice(key, record)
+    return CompileChoice(is_on=kept["is_on"], why=kept["why"])

@@ -7,19 +7,23 @@ stdin; the answer goes to stdout as its last line.
 from __future__ import annotations
 
 import json
+import math
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from cass_tune.config import Trial, from_json, to_json
+from cass_tune.config import ARMS, Trial, from_json, to_json, with_fields
 from cass_tune.errors import UsageError
 
 SECONDS = 10.0
 LIMIT_S = 3600.0
+UNFETCHED = {"weights": "random", "cnn_weights": None, "vit_weights": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +33,18 @@ class CompileSpeed:
     Args:
         plain_s: seconds of a step without torch.compile, median.
         compiled_s: the same with it.
-        first_s: by how many seconds the first step took longer with it.
+        first_s: by how many seconds the first step took longer with it, where nothing had been compiled before.
     """
 
     plain_s: float
     compiled_s: float
     first_s: float
 
-    def saved_s(self, steps: int) -> float:
-        """Return the seconds that a training of so many steps is shorter with it; below 0: longer."""
-        return steps * (self.plain_s - self.compiled_s) - self.first_s
+    @property
+    def steps_to_pay(self) -> float:
+        """After how many steps the first one is made up for; infinitely many where a step is not faster."""
+        gain = self.plain_s - self.compiled_s
+        return self.first_s / gain if gain > 0 else math.inf
 
 
 def measure_apart(
@@ -85,13 +91,26 @@ def _asked(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    from cass_tune.training.compiling import check_compiler
+    from cass_tune.training.compiling import FOLDER_ENV, check_compiler
 
-    check_compiler(request["device"])
     if "trial" not in request:
+        check_compiler(request["device"])
         return {}
     trial = from_json(json.dumps(request.pop("trial")))
-    return asdict(_measured(trial, **request))
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[FOLDER_ENV] = folder  # nothing has been compiled before
+        check_compiler(request["device"])
+        _check_networks(trial, request["phase"])
+        return asdict(_measured(trial, **request))
+
+
+def _check_networks(trial: Trial, phase: str) -> None:
+    from cass_tune.training.compiling import check_compiling
+    from cass_tune.training.models import build_arm
+
+    for arm in ARMS if phase == "pretrain" else [phase.removeprefix("finetune_")]:
+        unfetched = with_fields(trial, {f"pretrain.{name}": value for name, value in UNFETCHED.items()})
+        check_compiling(build_arm(unfetched, arm), f"--pretrain.{arm} {getattr(trial.pretrain, arm)}")
 
 
 def _measured(trial: Trial, phase: str, **how: Any) -> CompileSpeed:
@@ -99,6 +118,7 @@ def _measured(trial: Trial, phase: str, **how: Any) -> CompileSpeed:
 
     firsts: list[float] = []
     steps: list[float] = []
+    step_ends(trial, phase, **{**how, "seconds": 0.0}, checkpointing=False)  # imports, kernels that are loaded
     for compiled in (False, True):
         begun = time.time()
         ends = step_ends(trial, phase, **how, checkpointing=False, compiled=compiled)

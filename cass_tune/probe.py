@@ -31,6 +31,7 @@ from cass_tune.memory import Card, Reading, shape
 from cass_tune.methods import method_class
 from cass_tune.pace import Kind, kind
 from cass_tune.training.card_memory import card, is_out_of_memory
+from cass_tune.training.compiling import as_written
 from cass_tune.training.determinism import prepare_torch
 from cass_tune.training.finetune import Finetuning
 from cass_tune.training.models import build_arm
@@ -373,7 +374,8 @@ class _Steps:
         if self._arms.are_on_card:
             self._training_bytes = torch.cuda.max_memory_allocated()
             images = trial.finetune.evaluation_batch_size if self._section == "finetune" else EVALUATION_BATCH
-            _evaluate(arms, images, trial.data.image_size_px, self._arms.device)
+            with as_written(arms):
+                _evaluate(arms, images, trial.data.image_size_px, self._arms.device)
 
 
 @torch.inference_mode()

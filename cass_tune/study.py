@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cass_tune import ending
-from cass_tune.compile_choice import CompileChoice, choose
+from cass_tune.compile_choice import CompileChoice, choose, typical
 from cass_tune.config import SECTIONS, Data, Pretrain, Trial, with_field
 from cass_tune.console import Console
 from cass_tune.data.listing import Listing
@@ -19,10 +19,12 @@ from cass_tune.ephemeral import ephemeral
 from cass_tune.errors import UsageError
 from cass_tune.estimate import Estimate, Estimator, PartSizes, Sizes
 from cass_tune.execution import Execution
+from cass_tune.fitting import main_phase
 from cass_tune.guard import guarded
 from cass_tune.identity import RESULTS_VERSION, Inputs
 from cass_tune.options import Given, Settings, command_line, option, parse
 from cass_tune.overview import failure_line, plan_lines, trial_lines
+from cass_tune.pace import PHASES
 from cass_tune.plan import (
     OPEN,
     Axes,
@@ -140,7 +142,7 @@ class Command:
         """Say what is wanted, run what is missing, report; return the exit code."""
         self.console.say(self._first_line())
         self._settle_precision()
-        self._settle_compiling(lambda: self._trials()[0])
+        self._settle_compiling(self._every_cell)
         trials = self._trials()
         unchecked: list[str] = []
         listings: Listings | None = collect(unchecked, self._listings, trials)
@@ -173,31 +175,29 @@ class Command:
         if asked:
             self.given = replace(self.given, fields={**self.given.fields, **dict.fromkeys(paths, asked)})
 
-    def _settle_compiling(self, one: Callable[[], Trial]) -> None:
+    def _settle_compiling(self, cells: Callable[[], Sequence[Trial]]) -> None:
         """Give each phase what --compile says, unless it has its own or it is varied; say what `auto` has become.
 
         Args:
-            one: returns a trial, by which `auto` is chosen.
+            cells: returns all that the study has, one of which decides what `auto` is.
         """
         asked = self.settings.compile
         paths = [p for p in ("pretrain.compile", "finetune.compile") if p not in {*self.given.fields, *self.axes}]
         if asked == "auto" and paths:
-            choice = self._compile_choice(one())
+            choice = self._compile_choice(cells(), main_phase if "pretrain.compile" in paths else _finetuning)
             self.console.say(str(choice))
             asked = "on" if choice.is_on else "off"
         if asked:
             self.given = replace(self.given, fields={**self.given.fields, **dict.fromkeys(paths, asked == "on")})
 
-    def _compile_choice(self, trial: Trial) -> CompileChoice:
-        kinds = tuple(gpu.name for gpu in self.execution.checks.gpus("--compile auto"))
+    def _compile_choice(self, cells: Sequence[Trial], phase: Callable[[Trial], str]) -> CompileChoice:
+        checks, trial = self.execution.checks, typical(cells, phase)
+        kinds = [gpu.name for gpu in checks.gpus("--compile auto")]
+        if not self.settings.dry_run:
+            checks.check_device(bool(kinds))
+        device = checks.device(bool(kinds))
         return choose(
-            self.results,
-            trial,
-            lambda trial: PartSizes(self._listings([trial]))(trial),
-            self.settings,
-            device=self.execution.checks.device(bool(kinds)),
-            kinds=kinds,
-            say=self.console.say,
+            self.results, trial, phase(trial), self.settings, device=device, kinds=kinds, say=self.console.say
         )
 
     def _estimate(
@@ -273,6 +273,11 @@ class Command:
 
     def _trials(self) -> list[Trial]:
         """Return every trial, seed by seed; all broken rules at once."""
+        trials = replicate(self._every_cell(), self.settings.seeds or PRESETS[self.preset].seeds)
+        return select(trials, self.settings.only, self.axes)
+
+    def _every_cell(self) -> list[Trial]:
+        """Return every cell of the grid, and the controls, of one seed; all broken rules at once."""
         base, problems = self._base()
         for path, values in self.axes.items():
             if len(set(values)) < len(values) or not values:
@@ -286,8 +291,7 @@ class Command:
         cells = collect(problems, self._cells, base)
         if problems:
             raise UsageError(*dict.fromkeys(problems))
-        trials = replicate(cells, self.settings.seeds or PRESETS[self.preset].seeds)
-        return select(trials, self.settings.only, self.axes)
+        return cells
 
     def _cells(self, base: Trial) -> list[Trial]:
         """Return the cells, each with the values of its method, and their controls."""
@@ -413,6 +417,11 @@ def collect(problems: list[str], function: Callable[..., Any], *args: Any, **nam
 def weights_key(pretrain: Pretrain) -> tuple[str, ...]:
     """Return what a choice of starting weights is known by."""
     return (pretrain.cnn, pretrain.vit, pretrain.weights_of("cnn"), pretrain.weights_of("vit"))
+
+
+def _finetuning(trial: Trial) -> str:
+    """Return the phase of the larger network's finetuning."""
+    return PHASES[-1]
 
 
 def _absolute(path: str, value: Any) -> Any:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cass_tune import compile_choice, compile_speed
-from cass_tune.compile_choice import judge, steps_of
+from cass_tune.compile_choice import judge, typical
 from cass_tune.compile_speed import CompileSpeed, check_apart, measure_apart
-from cass_tune.config import ARMS
+from cass_tune.config import ARMS, Trial, with_field
 from cass_tune.errors import UsageError
-from cass_tune.estimate import Sizes
+from cass_tune.fitting import main_phase
 from cass_tune.results import Results
 from tests import small, tiny
 
@@ -23,27 +24,27 @@ SLOW = CompileSpeed(plain_s=0.2, compiled_s=0.3, first_s=40.0)
 
 
 @pytest.mark.parametrize(
-    ("speed", "steps", "is_on", "why"),
+    ("speed", "is_on", "why"),
     [
-        (FAST, 1000, True, "a training step takes 0.50 of its time (0.1 s for 0.2 s), and the first one"),
-        (FAST, 1000, True, "made up for after 1 of 1,000 steps"),
-        (CompileSpeed(plain_s=0.2, compiled_s=0.1, first_s=40.0), 1000, True, "after 401 of 1,000 steps"),
-        (CompileSpeed(plain_s=0.2, compiled_s=0.1, first_s=40.0), 400, False, "which its 400 steps do not make up for"),
-        (CompileSpeed(plain_s=0.2, compiled_s=0.195, first_s=0.0), 10**6, False, "at most 0.95 would be worth it"),
-        (SLOW, 10**6, False, "a training step takes 1.50 of its time"),
+        (FAST, True, "a training step takes 0.50 of its time (0.1 s for 0.2 s), and the first one"),
+        (FAST, True, "made up for after 1 steps"),
+        (CompileSpeed(plain_s=0.2, compiled_s=0.1, first_s=99.0), True, "made up for after 991 steps"),
+        (CompileSpeed(plain_s=0.2, compiled_s=0.1, first_s=101.0), False, "steps; at most 1,000 would be worth it"),
+        (CompileSpeed(plain_s=0.2, compiled_s=0.195, first_s=0.0), False, "at most 0.95 would be worth it"),
+        (SLOW, False, "a training step takes 1.50 of its time"),
     ],
 )
-def test_what_a_measurement_says(speed: CompileSpeed, steps: int, is_on: bool, why: str) -> None:
-    chosen = judge(speed, steps)
+def test_what_a_measurement_says(speed: CompileSpeed, is_on: bool, why: str) -> None:
+    chosen = judge(speed)
     assert chosen.is_on == is_on and why in chosen.why
     assert str(chosen).startswith(f"compile: {'on' if is_on else 'off'}, because a training step")
 
 
-def test_steps_of_the_longest_phase() -> None:
-    sizes = Sizes(pretrain=100, labelled=20, validation=30)
-    trial = tiny.trial({"pretrain.epochs": 3, "finetune.epochs": 5})
-    assert steps_of(trial, sizes) == 3 * 12
-    assert steps_of(tiny.trial({"pretrain.method": "none", "finetune.epochs": 5}), sizes) == 5 * 2
+def test_the_trial_by_which_is_chosen_depends_on_no_order() -> None:
+    cells = [tiny.trial({"pretrain.method": method}) for method in ("none", "dino", "cass", "supervised")]
+    cells += [tiny.trial({"pretrain.batch_size": 4})]
+    assert {typical(order, main_phase) for order in permutations(cells)} == {cells[-1]}
+    assert typical(cells[:1], main_phase) == cells[0]
 
 
 # Measuring
@@ -62,6 +63,13 @@ def test_a_network_that_cannot_be_trained_is_said() -> None:
         measure_apart(trial, "finetune_vit", device="cpu", threads=1, workers=0)
 
 
+def test_a_network_without_blocks_is_not_measured() -> None:
+    trial = tiny.trial({"pretrain.cnn": "inception_v3", "pretrain.vit": "cait_xxs24_224"})
+    for phase, name in (("finetune_cnn", "inception_v3"), ("finetune_vit", "cait_xxs24_224")):
+        with pytest.raises(UsageError, match=f"timm does not say which blocks .* {name} has"):
+            measure_apart(with_field(trial, "data.image_size_px", 224), phase, device="cpu", threads=1, workers=0)
+
+
 def test_a_process_that_gives_no_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_speed, "LIMIT_S", 0.01)
     with pytest.raises(UsageError, match=r"could not be tried \(TimeoutExpired\). Give --compile off, or try again"):
@@ -70,18 +78,20 @@ def test_a_process_that_gives_no_answer_is_said(monkeypatch: pytest.MonkeyPatch)
 
 # From the command line
 
-Measure = Callable[[CompileSpeed], list[dict[str, Any]]]
+Measure = Callable[[CompileSpeed | UsageError], list[dict[str, Any]]]
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Measure:
     """Sets what is measured, and returns a list of what was asked for."""
 
-    def give(speed: CompileSpeed) -> list[dict[str, Any]]:
+    def give(speed: CompileSpeed | UsageError) -> list[dict[str, Any]]:
         asked: list[dict[str, Any]] = []
 
-        def measure(trial: Any, phase: str, **how: Any) -> CompileSpeed:
-            asked.append({"phase": phase, **how})
+        def measure(trial: Trial, phase: str, **how: Any) -> CompileSpeed:
+            asked.append({"method": trial.pretrain.method, "phase": phase, **how})
+            if isinstance(speed, UsageError):
+                raise speed
             return speed
 
         monkeypatch.setattr(compile_choice, "measure_apart", measure)
@@ -129,7 +139,7 @@ def test_a_compiled_study_runs_and_is_another_one(tmp_path: Path, capsys: pytest
 def test_auto_is_chosen_once_and_stays(tmp_path: Path, measured: Measure, capsys: pytest.CaptureFixture[str]) -> None:
     asked = measured(SLOW)
     assert small.run(*LINE, "--compile", "auto", results=tmp_path) == 0
-    assert asked == [{"phase": "finetune_vit", "device": "cpu", "threads": 1, "workers": 0}]
+    assert asked == [{"method": "none", "phase": "finetune_vit", "device": "cpu", "threads": 1, "workers": 0}]
     out = capsys.readouterr().out
     assert "compile: off, because a training step takes 1.50 of its time" in out
     assert planned(tmp_path)[:2] == (False, False)
@@ -139,6 +149,56 @@ def test_auto_is_chosen_once_and_stays(tmp_path: Path, measured: Measure, capsys
     assert not asked and "compile: off" in capsys.readouterr().out, "a study that grows stays what it was"
     (record,) = (tmp_path / "cards").glob("compile-*.json")
     assert json.loads(record.read_text())["compiled_s"] == SLOW.compiled_s
+
+
+def test_auto_is_one_choice_for_a_study_and_its_parts(
+    tmp_path: Path, measured: Measure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = small.Study(name="small", title="t", axes={"pretrain.method": ("cass", "supervised")})
+    asked = measured(SLOW)
+    line = ["--local", "--compile", "auto", "--finetune.epochs", "1", "--pretrain.epochs", "1"]
+    assert small.run(*line, "--only", "pretrain.method=supervised", study=study, results=tmp_path) == 0
+    assert [each["method"] for each in asked] == ["cass"]
+    assert "compile: off" in capsys.readouterr().out
+    asked = measured(FAST)
+    for others in (["--pretrain.method", "supervised", "cass"], ["--only", "pretrain.method=cass"], ["--seeds", "7"]):
+        assert small.run(*line, *others, "--dry-run", study=study, results=tmp_path) == 0
+        assert "compile: off" in capsys.readouterr().out
+    assert not asked
+
+
+def test_only_the_finetuning_is_measured_where_the_pretraining_is_settled(tmp_path: Path, measured: Measure) -> None:
+    asked = measured(SLOW)
+    line = ["--only", "pretrain.learning-rate=7", "--compile", "auto", "--pretrain.compile", "true"]
+    assert small.run(*line, results=tmp_path) == 2, "there is no such cell"
+    assert [each["phase"] for each in asked] == ["finetune_vit"]
+
+
+def test_what_cannot_be_measured_is_off_for_now(
+    tmp_path: Path, measured: Measure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured(UsageError("there is no compiler."))
+    assert small.run(*LINE, "--compile", "auto", results=tmp_path) == 0
+    assert "compile: off, because there is no compiler." in capsys.readouterr().out
+    assert not list(tmp_path.rglob("compile-*.json"))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--preset", "paper"], "--preset paper trains ResNet-50 and ViT-B/16 at 384 px, and there is no GPU here"),
+        (["--device", "cuda"], "--device cuda, but torch sees no GPU"),
+        (["--results", "/proc/nope"], "Cannot write to the results root /proc/nope"),
+        (["--pretrain.epochs", "0"], "--pretrain.epochs must be at least 1"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_measured(
+    options: list[str], problem: str, tmp_path: Path, measured: Measure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = measured(FAST)
+    results = None if "--results" in options else tmp_path
+    assert small.run("--compile", "auto", *options, results=results) == 2
+    assert problem in capsys.readouterr().err and not asked
 
 
 @pytest.mark.parametrize(

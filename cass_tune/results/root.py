@@ -80,9 +80,11 @@ class Results:
         """Return what was chosen for ``--compile auto``, or None."""
         return whole(self._compile_choice(key), "is_on", "why")
 
-    def keep_compile_choice(self, key: str, record: Record) -> None:
-        """Record what is chosen for ``--compile auto``."""
-        write_json(self._compile_choice(key), record)
+    def keep_compile_choice(self, key: str, record: Record) -> Record:
+        """Record what is chosen for ``--compile auto``, and return what is recorded: another process may be first."""
+        if self.compile_choice(key) is None:
+            write_json(self._compile_choice(key), record)
+        return self.compile_choice(key) or record
 
     def _compile_choice(self, key: str) -> AnyPath:
         return self.root / "cards" / f"compile-{key[:ID_DIGITS]}.json"

@@ -8,7 +8,6 @@ those of one without, and are the same each time.
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import re
@@ -24,8 +23,12 @@ from cass_tune.errors import UsageError
 
 FOLDER_ENV = "TORCHINDUCTOR_CACHE_DIR"
 """Where kernels are kept for later processes."""
-MOST_KERNELS = 256
-"""Kinds of block in one process, each with its shapes and precisions; torch's own limit is one network's."""
+MOST_KERNELS = 4096
+"""Kinds of block in one process, each with its shapes and precisions, more than many trials have; torch's own limit is
+for one network."""
+OPTIONS: dict[str, Any] = {"deterministic": True, "fallback_random": True, "compile_threads": 1}
+"""No choice by the clock that changes numbers; dropout draws as without; no processes of its own for every trial. Given
+with each block, because a backward pass is compiled in whatever thread runs it."""
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -35,7 +38,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def _blocks(network: Any) -> Iterator[nn.Module]:
-    found = network.group_matcher()["blocks"]
+    groups = network.group_matcher()
+    found = groups.get("blocks", ()) if isinstance(groups, dict) else ()
     # beside a pattern stands None, or the place of a part that is no block
     patterns = [found] if isinstance(found, str) else [pattern for pattern, place in found if place is None]
     for name, module in network.named_modules():
@@ -50,21 +54,18 @@ def set_compiling(model: nn.Module, *, enabled: bool) -> None:
         model: a network, or a module that holds some; its state keeps its names.
         enabled: whether they are.
     """
-    for block in blocks(model):
-        if enabled and not _is_compiled(block):
-            _prepare()
-            block.compile(dynamic=False)
-        elif not enabled:
-            block._compiled_call_impl = None  # no public call takes it back (torch 2.15)
-
-
-def _is_compiled(block: nn.Module) -> bool:
-    return block._compiled_call_impl is not None
+    if enabled:
+        _prepare()
+        for block in blocks(model):
+            block.compile(dynamic=False, options=OPTIONS)
+    else:
+        for module in model.modules():
+            module._compiled_call_impl = None  # no public call takes it back (torch 2.15)
 
 
 def as_written(model: nn.Module) -> AbstractContextManager[object]:
     """Return a block in which a network is computed as without compiling."""
-    if any(map(_is_compiled, blocks(model))):
+    if any(module._compiled_call_impl is not None for module in model.modules()):
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
 
@@ -90,7 +91,7 @@ def check_compiler(device: str) -> None:
     """
     _prepare()
     try:
-        torch.compile(_double, dynamic=False)(torch.ones(8, device=device))
+        torch.compile(_double, dynamic=False, options=OPTIONS)(torch.ones(8, device=device))
     except Exception as error:  # torch, its compilers and the system raise many kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         needed = "a C++ compiler (g++)" if device == "cpu" else "Triton, and a GPU of compute capability 7.0 or newer"
@@ -104,20 +105,15 @@ def _double(values: torch.Tensor) -> torch.Tensor:
     return values * 2
 
 
-@functools.cache
 def _prepare() -> None:
-    """Set the compiler up for this process."""
+    """Set the compiler up for this thread: torch keeps these settings by thread, and Ray runs each trial in its own."""
     import torch._dynamo.config as tracing
-    import torch._inductor.config as compiling
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     if os.environ.get(FOLDER_ENV, default_cache_dir()) == default_cache_dir():  # torch sets it when it is imported
         with suppress(OSError):  # this user has no home
             os.environ[FOLDER_ENV] = str(cache_folder() / "compiled")  # others may write to torch's folder below /tmp
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no GPU
-    tracing.recompile_limit = MOST_KERNELS  # type: ignore[assignment]
-    tracing.fail_on_recompile_limit_hit = True  # type: ignore[assignment]  # rather than go on without kernels
-    compiling.deterministic = True  # no choice by the clock that changes numbers
-    compiling.fallback_random = True  # type: ignore[assignment]  # dropout draws as without
-    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
-        compiling.compile_threads = 1  # otherwise every trial starts processes of its own for it
+    settings: Any = tracing
+    settings.recompile_limit = settings.accumulated_recompile_limit = MOST_KERNELS
+    settings.fail_on_recompile_limit_hit = True  # rather than go on without kernels

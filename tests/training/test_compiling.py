@@ -9,7 +9,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,17 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from cass_tune import probe_steps
 from cass_tune.config import ARMS
 from cass_tune.errors import UsageError
-from cass_tune.training.compiling import FOLDER_ENV, blocks, check_compiling, set_compiling
+from cass_tune.training.compiling import FOLDER_ENV, as_written, blocks, check_compiling, set_compiling
 from cass_tune.training.determinism import prepare_torch
+from cass_tune.training.feature_probes import Features, extract
 from cass_tune.training.finetune import Finetuning
 from cass_tune.training.pretrain import Pretraining
 from tests import runs, tiny
 from tests.methods import variants
-from tests.training.pieces import numbers, trained_in_pieces
+from tests.training.pieces import Interruption, numbers, trained_in_pieces
 
 LISTING = tiny.listing({"train": {"cat": 8, "dog": 7}, "val": {"cat": 2, "dog": 3}, "test": {"cat": 2, "dog": 2}})
 """Two batches of 8 and 7 images."""
@@ -135,15 +138,23 @@ def test_what_a_method_trains_is_compiled(name: str) -> None:
     assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in plain], rel=1e-3)
 
 
-def test_a_trial_is_the_same_from_memory_and_from_the_store(tmp_path: Path) -> None:
+def test_a_trial_is_the_same_from_memory_and_from_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is compiled for the pretraining is not used for what follows."""
+    probed: list[set[bool]] = []
+
+    def extracted(model: nn.Module, *args: Any) -> Features:
+        probed.append(are_compiled(model))
+        return extract(model, *args)
+
+    monkeypatch.setattr(probe_steps, "extract", extracted)
     fields = {"data.label_fraction": 0.05, "finetune.epochs": 1, "pretrain.epochs": 1, "pretrain.compile": True}
     trial = tiny.trial(fields)
-    first = runs.run(trial, tmp_path).numbers()
+    first = runs.run(trial, tmp_path, probes=("knn",)).numbers()
     shutil.rmtree(tmp_path / "trials")
     again = runs.run(trial, tmp_path)
     assert all(row["reused"] for row in again.rows if row["phase"] == "pretrain")
     assert again.numbers() == first
+    assert probed == [{False}] * 6, "three parts of the data by each arm"
 
 
 SAY = "from tests.training import test_compiling as t; print(t.digest(t.finetuning()))"
@@ -156,6 +167,79 @@ def test_another_process_that_compiles_anew_computes_the_same(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-c", SAY], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == digest(finetuning())
     assert list((tmp_path / "compiled").iterdir()), "kernels are kept there"
+
+
+class Dropping(nn.Module):
+    """A block that draws, and that is of another kind for every factor."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.dropout(self.linear(images), 0.5) * self.factor
+
+
+class Blocks(nn.Module):
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Dropping(factor) for factor in range(1, count + 1))
+
+    def group_matcher(self) -> dict[str, str]:
+        return {"blocks": r"^blocks\.(\d+)"}
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [block(images) for block in self.blocks]
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def outputs_and_gradient(model: nn.Module, batch: int) -> tuple[Tensor, Tensor]:
+    """Return what a network makes of images, and their gradient, which another thread computes, as on a GPU."""
+    images = torch.ones(batch, 8, requires_grad=True)
+    torch.manual_seed(0)
+    outputs = torch.stack(model(images))
+    in_a_thread(outputs.square().sum().backward)
+    assert images.grad is not None
+    return outputs.detach(), images.grad
+
+
+def test_every_thread_compiles_all_its_kinds_of_block_and_draws_as_without() -> None:
+    """Ray runs each trial of a worker in a thread of its own, and torch keeps its settings by thread."""
+    set_compiling(Blocks(1), enabled=True)
+    torch.manual_seed(0)
+    model = Blocks(9)
+    plain = copy.deepcopy(model)
+
+    def trial() -> tuple[Tensor, Tensor]:
+        set_compiling(model, enabled=True)
+        return outputs_and_gradient(model, 3)
+
+    before = graphs()
+    found = in_a_thread(trial)
+    assert graphs() == before + 9, "torch's own limit is 8"
+    for one, other in zip(found, outputs_and_gradient(plain, 3), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_what_ends_an_evaluation_leaves_training_compiled() -> None:
+    training = finetuning()
+    list(training.run())
+    training._after_step = in_the_middle
+    with pytest.raises(Interruption):
+        training.evaluate(range(19))
+    before, model = graphs(), Blocks(1)
+    set_compiling(model, enabled=True)
+    model(torch.ones(5, 8))
+    assert graphs() > before
+
+
+def in_the_middle() -> None:
+    raise Interruption
 
 
 # Networks
@@ -187,6 +271,15 @@ def test_the_blocks_of_a_network(name: str, count: int) -> None:
         model = timm.create_model(name)
     assert len(blocks(model)) == count
     check_compiling(model, name)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "cait_xxs24_224", "hrnet_w18", "coat_tiny", "caformer_s18"])
+def test_a_network_whose_blocks_timm_does_not_name_is_trained_as_ever(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    set_compiling(model, enabled=False)
+    with as_written(model), pytest.raises(UsageError, match="timm does not say which blocks"):
+        check_compiling(model, name)
 
 
 def test_a_network_without_blocks_is_refused() -> None:
