@@ -147,7 +147,7 @@ def test_auto_is_chosen_once_and_stays(tmp_path: Path, measured: Measure, capsys
     asked = measured(FAST)
     assert small.run("--dry-run", *LINE, "--compile", "auto", "--seeds", "0", "1", results=tmp_path) == 0
     assert not asked and "compile: off" in capsys.readouterr().out, "a study that grows stays what it was"
-    (record,) = (tmp_path / "cards").glob("compile-*.json")
+    (record,) = (tmp_path / "choices").glob("compile-*.json")
     assert json.loads(record.read_text())["compiled_s"] == SLOW.compiled_s
 
 
