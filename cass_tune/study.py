@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cass_tune import ending
-from cass_tune.compile_choice import CompileChoice, choose, typical
 from cass_tune.config import SECTIONS, Data, Pretrain, Trial, with_field
 from cass_tune.console import Console
 from cass_tune.data.listing import Listing
 from cass_tune.data.listings import Listings
-from cass_tune.devices import auto, auto_line
 from cass_tune.ephemeral import ephemeral
 from cass_tune.errors import UsageError
 from cass_tune.estimate import Estimate, Estimator, PartSizes, Sizes
 from cass_tune.execution import Execution
-from cass_tune.fitting import main_phase
 from cass_tune.guard import guarded
 from cass_tune.identity import RESULTS_VERSION, Inputs
 from cass_tune.options import Given, Settings, command_line, option, parse
 from cass_tune.overview import failure_line, plan_lines, trial_lines
-from cass_tune.pace import PHASES
 from cass_tune.plan import (
     OPEN,
     Axes,
@@ -40,6 +36,7 @@ from cass_tune.plan import (
 )
 from cass_tune.presets import PRESETS, as_method, values_of
 from cass_tune.results import Results, StudyFolder, find_study
+from cass_tune.settling import Settling
 from cass_tune.sharing import in_order, register, wanted_ends
 from cass_tune.status import status_lines
 from cass_tune.storage import place
@@ -141,8 +138,7 @@ class Command:
     def run(self) -> int:
         """Say what is wanted, run what is missing, report; return the exit code."""
         self.console.say(self._first_line())
-        self._settle_precision()
-        self._settle_compiling(self._every_cell)
+        self._settle(self._every_cell)
         trials = self._trials()
         unchecked: list[str] = []
         listings: Listings | None = collect(unchecked, self._listings, trials)
@@ -164,41 +160,15 @@ class Command:
             return ending.DONE
         return self._run(wanted, missing, late, listings.first, estimator)
 
-    def _settle_precision(self) -> None:
-        """Give each phase what --precision says, unless it has its own or it is varied; say what `auto` has become."""
-        asked = self.settings.precision
-        paths = [p for p in ("pretrain.precision", "finetune.precision") if p not in {*self.given.fields, *self.axes}]
-        if asked == "auto" and paths:
-            gpus = self.execution.checks.gpus()
-            asked = auto(gpus)
-            self.console.say(auto_line(gpus))
-        if asked:
-            self.given = replace(self.given, fields={**self.given.fields, **dict.fromkeys(paths, asked)})
-
-    def _settle_compiling(self, cells: Callable[[], Sequence[Trial]]) -> None:
-        """Give each phase what --compile says, unless it has its own or it is varied; say what `auto` has become.
+    def _settle(self, cells: Callable[[], Sequence[Trial]]) -> None:
+        """Put fields in the place of the options that stand for one of both phases.
 
         Args:
-            cells: returns all that the study has, one of which decides what `auto` is.
+            cells: returns all that the study has.
         """
-        asked = self.settings.compile
-        paths = [p for p in ("pretrain.compile", "finetune.compile") if p not in {*self.given.fields, *self.axes}]
-        if asked == "auto" and paths:
-            choice = self._compile_choice(cells(), main_phase if "pretrain.compile" in paths else _finetuning)
-            self.console.say(str(choice))
-            asked = "on" if choice.is_on else "off"
-        if asked:
-            self.given = replace(self.given, fields={**self.given.fields, **dict.fromkeys(paths, asked == "on")})
-
-    def _compile_choice(self, cells: Sequence[Trial], phase: Callable[[Trial], str]) -> CompileChoice:
-        checks, trial = self.execution.checks, typical(cells, phase)
-        kinds = [gpu.name for gpu in checks.gpus("--compile auto")]
-        if not self.settings.dry_run:
-            checks.check_device(bool(kinds))
-        device = checks.device(bool(kinds))
-        return choose(
-            self.results, trial, phase(trial), self.settings, device=device, kinds=kinds, say=self.console.say
-        )
+        settling = Settling(self.axes, self.execution.checks, self.results, self.console)
+        self.given = settling.precision(self.given)
+        self.given = settling.compiling(self.given, cells)
 
     def _estimate(
         self, estimator: Estimator, wanted: Sequence[Wanted], missing: Sequence[Wanted], states: Mapping[str, str]
@@ -417,11 +387,6 @@ def collect(problems: list[str], function: Callable[..., Any], *args: Any, **nam
 def weights_key(pretrain: Pretrain) -> tuple[str, ...]:
     """Return what a choice of starting weights is known by."""
     return (pretrain.cnn, pretrain.vit, pretrain.weights_of("cnn"), pretrain.weights_of("vit"))
-
-
-def _finetuning(trial: Trial) -> str:
-    """Return the phase of the larger network's finetuning."""
-    return PHASES[-1]
 
 
 def _absolute(path: str, value: Any) -> Any:

@@ -17,7 +17,7 @@ from cass_tune.config import ARMS, Trial, with_field
 from cass_tune.errors import UsageError
 from cass_tune.fitting import main_phase
 from cass_tune.results import Results
-from tests import small, tiny
+from tests import small, tiny, toy_search
 
 FAST = CompileSpeed(plain_s=0.2, compiled_s=0.1, first_s=0.05)
 SLOW = CompileSpeed(plain_s=0.2, compiled_s=0.3, first_s=40.0)
@@ -147,7 +147,7 @@ def test_auto_is_chosen_once_and_stays(tmp_path: Path, measured: Measure, capsys
     asked = measured(FAST)
     assert small.run("--dry-run", *LINE, "--compile", "auto", "--seeds", "0", "1", results=tmp_path) == 0
     assert not asked and "compile: off" in capsys.readouterr().out, "a study that grows stays what it was"
-    (record,) = (tmp_path / "cards").glob("compile-*.json")
+    (record,) = (tmp_path / "choices").glob("compile-*.json")
     assert json.loads(record.read_text())["compiled_s"] == SLOW.compiled_s
 
 
@@ -226,3 +226,11 @@ def test_without_a_compiler_nothing_is_run(
     error = capsys.readouterr().err
     assert error.count("torch.compile does not work here") == 1 and "needs a C++ compiler" in error
     assert not (tmp_path / "results" / "trials").exists()
+
+
+def test_a_compiled_search_is_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    for options in ([], ["--compile", "off"], ["--compile", "on"]):
+        assert toy_search.run("--dry-run", *options, results=tmp_path) == 0
+        lines += [line for line in capsys.readouterr().out.splitlines() if line.startswith("search ")]
+    assert lines[0] == lines[1] != lines[2]

@@ -15,6 +15,7 @@
                          journal.log, the same for Optuna (derived)
     splits/<hash>.json   which image is in which part, once for all trials that have the same parts
     cards/<hash>.json    memory and speed that were measured of one kind of training step on one kind of GPU
+    choices/compile-<hash>.json   what --compile auto has become, and what was measured for it
     ray/<study>/<time>/  Ray's own records; stop: the driver asks its trials to stop
 
 The root is a local or shared folder, or an object store (`cass_tune.storage`).

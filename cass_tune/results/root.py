@@ -62,7 +62,7 @@ class Results:
     def studies(self) -> Iterable[StudyFolder]:
         """Yield the folder of every study that was asked for here."""
         for folder in sorted(self.root.glob("*")):
-            if folder.name not in ("stages", "trials", "splits", "ray", "cards"):
+            if folder.name not in ("stages", "trials", "splits", "ray", "cards", "choices"):
                 yield from (StudyFolder(plans.parent) for plans in sorted(folder.glob("*/plans")))
 
     def footprint(self, key: str) -> Record | None:
@@ -87,7 +87,7 @@ class Results:
         return self.compile_choice(key) or record
 
     def _compile_choice(self, key: str) -> AnyPath:
-        return self.root / "cards" / f"compile-{key[:ID_DIGITS]}.json"
+        return self.root / "choices" / f"compile-{key[:ID_DIGITS]}.json"
 
     def keep_split(self, digest: str, record: Record) -> None:
         """Keep which image is in which part, once for all trials that have the same parts.

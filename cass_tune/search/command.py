@@ -71,8 +71,7 @@ class SearchCommand(Command):
     def run(self) -> int:
         """Say what will be searched, run it, report; return the exit code."""
         self.console.say(self._first_line())
-        self._settle_precision()
-        self._settle_compiling(lambda: [self._base_trial()])
+        self._settle(lambda: [self._base_trial()])
         base = self._base_trial()
         given = frozenset(self.given.fields)
         design = Design(name=self.study.name, space=self.search.space, base=base, given=given, settings=self.options)
