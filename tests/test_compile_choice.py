@@ -18,6 +18,7 @@ from cass_tune.errors import UsageError
 from cass_tune.fitting import main_phase
 from cass_tune.results import Results
 from tests import small, tiny, toy_search
+from tests.compilers import needs_compiler
 
 FAST = CompileSpeed(plain_s=0.2, compiled_s=0.1, first_s=0.05)
 SLOW = CompileSpeed(plain_s=0.2, compiled_s=0.3, first_s=40.0)
@@ -50,6 +51,7 @@ def test_the_trial_by_which_is_chosen_depends_on_no_order() -> None:
 # Measuring
 
 
+@needs_compiler
 def test_steps_are_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = tiny.trial({"pretrain.method": "none"})
     found = measure_apart(trial, "finetune_vit", device="cpu", threads=1, workers=0, seconds=1.0)
@@ -57,12 +59,14 @@ def test_steps_are_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPa
     assert found.first_s > found.compiled_s, "the compiler takes longer than a step"
 
 
+@needs_compiler
 def test_a_network_that_cannot_be_trained_is_said() -> None:
     trial = tiny.trial({"pretrain.vit": "no_such_network"})
     with pytest.raises(UsageError, match="no_such_network"):
         measure_apart(trial, "finetune_vit", device="cpu", threads=1, workers=0)
 
 
+@needs_compiler
 def test_a_network_without_blocks_is_not_measured() -> None:
     trial = tiny.trial({"pretrain.cnn": "inception_v3", "pretrain.vit": "cait_xxs24_224"})
     for phase, name in (("finetune_cnn", "inception_v3"), ("finetune_vit", "cait_xxs24_224")):
@@ -115,7 +119,7 @@ def planned(results: Path) -> tuple[bool, bool, str]:
     [
         ([], (False, False)),
         (["--compile", "off"], (False, False)),
-        (["--compile", "on", "--finetune.compile", "false"], (True, False)),
+        pytest.param(["--compile", "on", "--finetune.compile", "false"], (True, False), marks=needs_compiler),
     ],
 )
 def test_the_short_form_is_that_of_both_phases(options: list[str], expected: tuple[bool, bool], tmp_path: Path) -> None:
@@ -126,6 +130,7 @@ def test_the_short_form_is_that_of_both_phases(options: list[str], expected: tup
     assert ("--pretrain.compile" in command) == bool(options)
 
 
+@needs_compiler
 def test_a_compiled_study_runs_and_is_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert small.run(*LINE, results=tmp_path) == 0
     first = small.wanted(tmp_path)

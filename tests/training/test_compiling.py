@@ -29,8 +29,11 @@ from cass_tune.training.feature_probes import Features, extract
 from cass_tune.training.finetune import Finetuning
 from cass_tune.training.pretrain import Pretraining
 from tests import runs, tiny
+from tests.compilers import needs_compiler
 from tests.methods import variants
 from tests.training.pieces import Interruption, numbers, trained_in_pieces
+
+pytestmark = needs_compiler
 
 LISTING = tiny.listing({"train": {"cat": 8, "dog": 7}, "val": {"cat": 2, "dog": 3}, "test": {"cat": 2, "dog": 2}})
 """Two batches of 8 and 7 images."""
