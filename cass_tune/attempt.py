@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from cass_tune.checkpoints import Checkpointer, Checkpoints
-from cass_tune.config import Trial, to_json, with_field
+from cass_tune.config import Trial, to_json
 from cass_tune.data.listing import Listing
 from cass_tune.data.loader import Batches, Views, views_of
 from cass_tune.data.pixels import Pixels
@@ -26,7 +26,7 @@ from cass_tune.patience import patience, patiently
 from cass_tune.results import Record, Results, TrialFolder
 from cass_tune.run_options import RunOptions
 from cass_tune.training.determinism import Alerts, prepare_torch
-from cass_tune.training.models import build_arm
+from cass_tune.training.models import build_blank_arm
 from cass_tune.training.state import State
 
 logger = logging.getLogger(__name__)
@@ -164,10 +164,7 @@ class Attempt:
 
     def blank_arm(self, arm: str) -> nn.Module:
         """Return an arm whose parameters will be replaced: nothing is fetched."""
-        shapes = self.trial
-        for name, value in (("weights", "random"), ("cnn_weights", None), ("vit_weights", None)):
-            shapes = with_field(shapes, f"pretrain.{name}", value)
-        return build_arm(shapes, arm)
+        return build_blank_arm(self.trial, arm)
 
     # Saving and leaving
 

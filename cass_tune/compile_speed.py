@@ -18,12 +18,11 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from cass_tune.config import ARMS, Trial, from_json, to_json, with_fields
+from cass_tune.config import ARMS, Trial, from_json, to_json
 from cass_tune.errors import UsageError
 
 SECONDS = 10.0
 LIMIT_S = 3600.0
-UNFETCHED = {"weights": "random", "cnn_weights": None, "vit_weights": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +105,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
 def _check_networks(trial: Trial, phase: str) -> None:
     from cass_tune.training.compiling import check_compiling
-    from cass_tune.training.models import build_arm
+    from cass_tune.training.models import build_blank_arm
 
     for arm in ARMS if phase == "pretrain" else [phase.removeprefix("finetune_")]:
-        unfetched = with_fields(trial, {f"pretrain.{name}": value for name, value in UNFETCHED.items()})
-        check_compiling(build_arm(unfetched, arm), f"--pretrain.{arm} {getattr(trial.pretrain, arm)}")
+        check_compiling(build_blank_arm(trial, arm), f"--pretrain.{arm} {getattr(trial.pretrain, arm)}")
 
 
 def _measured(trial: Trial, phase: str, **how: Any) -> CompileSpeed:

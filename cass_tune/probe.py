@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cass_tune.config import ARMS, EVALUATION_BATCH, Trial, to_json, with_field, with_fields
+from cass_tune.config import ARMS, EVALUATION_BATCH, Trial, to_json, with_fields
 from cass_tune.data.listing import Item, Listing
 from cass_tune.data.loader import Batches, views_of
 from cass_tune.data.pixels import Pixels
@@ -34,7 +34,7 @@ from cass_tune.training.card_memory import card, is_out_of_memory
 from cass_tune.training.compiling import as_written
 from cass_tune.training.determinism import prepare_torch
 from cass_tune.training.finetune import Finetuning
-from cass_tune.training.models import build_arm
+from cass_tune.training.models import build_blank_arm
 from cass_tune.training.pieces import Pieces
 from cass_tune.training.pretrain import Pretraining
 
@@ -216,9 +216,7 @@ class _Arms:
         if key not in self._built:
             for oldest in list(self._built)[: -len(ARMS) + 1]:
                 del self._built[oldest]
-            for name, value in (("weights", "random"), ("cnn_weights", None), ("vit_weights", None)):
-                trial = with_field(trial, f"pretrain.{name}", value)  # nothing is fetched
-            self._built[key] = build_arm(trial, arm).to(self.device)
+            self._built[key] = build_blank_arm(trial, arm).to(self.device)
         return self._built[key]
 
     def nbytes(self, trial: Trial, arms: Iterable[str]) -> int:

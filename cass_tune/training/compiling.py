@@ -58,14 +58,18 @@ def set_compiling(model: nn.Module, *, enabled: bool) -> None:
         _prepare()
         for block in blocks(model):
             block.compile(dynamic=False, options=OPTIONS)
-    else:
-        for module in model.modules():
-            module._compiled_call_impl = None  # no public call takes it back (torch 2.15)
+    elif _is_compiled(model):
+        for block in blocks(model):
+            block._compiled_call_impl = None  # no public call takes it back (torch 2.15)
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(module._compiled_call_impl is not None for module in model.modules())
 
 
 def as_written(model: nn.Module) -> AbstractContextManager[object]:
     """Return a block in which a network is computed as without compiling."""
-    if any(module._compiled_call_impl is not None for module in model.modules()):
+    if _is_compiled(model):
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
 

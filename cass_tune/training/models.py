@@ -14,7 +14,7 @@ from timm.data import resolve_model_data_config  # type: ignore[attr-defined]
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from cass_tune.config import Trial
+from cass_tune.config import Trial, with_fields
 from cass_tune.data.loader import IMAGENET, Normalisation
 from cass_tune.errors import UsageError, did_you_mean
 from cass_tune.methods import method_class
@@ -63,6 +63,12 @@ def build_arm(trial: Trial, arm: str) -> nn.Module:
     if trial.data.normalisation == "imagenet":
         model.pretrained_cfg = {**model.pretrained_cfg, "mean": IMAGENET.mean, "std": IMAGENET.std}
     return model
+
+
+def build_blank_arm(trial: Trial, arm: str) -> nn.Module:
+    """Return an arm whose parameters will be replaced, or do not matter: nothing is fetched; otherwise `build_arm`."""
+    unfetched = {"pretrain.weights": "random", "pretrain.cnn_weights": None, "pretrain.vit_weights": None}
+    return build_arm(with_fields(trial, unfetched), arm)
 
 
 def features(model: nn.Module, images: Tensor) -> Tensor:
